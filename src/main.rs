@@ -1,1 +1,3 @@
-fn main(){}
+//! The command line of x402-verifier.
+
+fn main() {}

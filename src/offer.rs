@@ -1,0 +1,144 @@
+//! The neutral offer: what every source (the pricing file, later the cluster) produces and the
+//! table compiles.
+//!
+//! It is not a wire format and holds no behaviour. Everything in it was validated by its source;
+//! what could not be understood is carried as a [`Problem`], because an offer that cannot be
+//! understood closes its paths (R3) instead of vanishing.
+
+use crate::money::{Amount, Asset, Network};
+use alloy_primitives::Address;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One offer: a named set of routes with one owner.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Namespace, empty for file routes without `offerNamespace`.
+    pub namespace: Arc<str>,
+    /// Name, empty for file routes without `offerName`.
+    pub name: Arc<str>,
+    /// Kubernetes UID; `None` for file offers.
+    pub uid: Option<Arc<str>>,
+    /// Kubernetes `metadata.generation`.
+    pub generation: Option<i64>,
+    /// Creation time; ranks owners by age (O1). `None` (file) is older than everything.
+    pub created: Option<Timestamp>,
+    /// Who owns the paths of this offer (O1, O2).
+    pub owner: Owner,
+    /// The subtree this offer lives under (`/services/foo`), when it has one. `free` and `auth`
+    /// routes act only below it (O1); its closed entries collapse to it (O5).
+    pub base_path: Option<Arc<str>>,
+    /// The host this offer is bound to, lower case without port.
+    pub hostname: Option<Arc<str>>,
+    /// Routes in declared order.
+    pub routes: Vec<Route>,
+    /// Life cycle of the whole offer.
+    pub phase: Phase,
+    /// Problems that concern the offer as a whole; any of them closes all of its paths (R3).
+    pub problems: Vec<Problem>,
+}
+
+/// The owner of a subtree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// The operator, by the pricing file; beats every offer (O2).
+    Operator,
+    /// A namespace (O1).
+    Namespace(Arc<str>),
+}
+
+/// Life cycle of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Served.
+    Live,
+    /// No new challenges; a valid payment is served until `until` (then withdrawn).
+    Draining {
+        /// End of the grace.
+        until: Timestamp,
+    },
+    /// Has a `deletionTimestamp`: closed at once (O3).
+    Withdrawn,
+}
+
+/// One route of an offer.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Pattern text as configured (`/services/foo/*`).
+    pub pattern: Arc<str>,
+    /// What guards it.
+    pub gate: Gate,
+    /// When money moves.
+    pub settle: Settle,
+    /// Whether a CORS preflight passes without payment (`preflight: pass`).
+    pub preflight_pass: bool,
+    /// Only signatures that recover to the payer are accepted (M9).
+    pub eoa_only: bool,
+    /// What may be paid, in order of preference; non-empty for a paid route without problems.
+    pub options: Vec<PaymentOption>,
+    /// Facilitator base URL without trailing slash; key into `Settings::facilitators`.
+    pub facilitator: Arc<str>,
+    /// Full `Authorization` value for the upstream (M11).
+    pub upstream_auth: Option<SecretString>,
+    /// Description for the challenge, at most 500 characters (hosted facilitators refuse more).
+    pub description: Option<Arc<str>>,
+    /// Problems of this route; any of them closes its own path and no other (R3).
+    pub problems: Vec<Problem>,
+    /// Where it was declared (`pricing.yaml:12:5`), for reports.
+    pub declared_at: Option<Arc<str>>,
+}
+
+/// What guards a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// A payment.
+    Paid,
+    /// Nothing.
+    Free,
+    /// A wallet sign-in; answered 401 until sign-in exists.
+    Auth,
+}
+
+/// When a payment is settled (design section 5, money rules).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Settle {
+    /// Before the upstream is called; the only sound order behind forwardAuth.
+    Before,
+    /// After the upstream succeeded (gateway); acts as `Before` on `/verify`.
+    After,
+    /// Never (`verifyOnly`, M10).
+    Never,
+}
+
+/// One way to pay a route.
+#[derive(Debug, Clone)]
+pub struct PaymentOption {
+    /// Chain.
+    pub network: Network,
+    /// Token.
+    pub asset: Arc<Asset>,
+    /// Exact price in atomic units, never zero.
+    pub amount: Amount,
+    /// Recipient; neither zero nor the asset itself (O7).
+    pub pay_to: Address,
+    /// Advertised validity in seconds, 1 to 86400.
+    pub max_timeout_seconds: u32,
+    /// Price for people (`0.001`), in tokens.
+    pub price: Arc<str>,
+}
+
+/// Something wrong with an offer or route, in words its owner can act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Stable code (`invalid_price`, `unknown_chain`, ...).
+    pub code: &'static str,
+    /// What is wrong and what would do. Never names another tenant (O7).
+    pub message: String,
+}
+
+/// Default validity advertised when a route does not say (compat 1.6).
+pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// Largest validity that is advertised (compat 1.6).
+pub const MAX_MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
