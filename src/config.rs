@@ -1,1 +1,283 @@
-//! Stub: to be written.
+//! Flags and environment to one validated [`Config`]: what needs a restart.
+//!
+//! Everything else is in the pricing document and swaps with the table (R5). Each flag has the
+//! environment variable `X402_<FLAG>`; `--kubeconfig` has `KUBECONFIG`. The predecessor's flags
+//! keep working.
+//!
+//! Failure: bad flags are all the user's: exit status 2 and what would do.
+
+use crate::http::listener::ListenAddr;
+use crate::ledger::LedgerUrl;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "x402-verifier",
+    version,
+    about = "Payment gate for HTTP APIs: a forwardAuth target that enforces x402 payments",
+    long_about = "Payment gate for HTTP APIs: a forwardAuth target for Traefik and other proxies \
+                  that lets a request through only with an x402 payment that was verified, claimed \
+                  and settled. Without a command it serves.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// What to do; `serve` when absent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve /verify and the admin port (the default)
+    Serve(ServeArgs),
+    /// Check a pricing file: all problems at once, exit status 0 or 1
+    Check(CheckArgs),
+    /// Show every step of the decision on one request and the response it leads to
+    Explain(ExplainArgs),
+    /// Ask a running verifier whether it is ready: a sentence and exit status 0 or 1
+    Ready(ReadyArgs),
+    /// Pay a request on this machine: no chain, no cluster, no network
+    Demo,
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Pricing file
+    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    pub config: PathBuf,
+    /// Address of /verify; ":8080" is every interface, IPv6 included
+    #[arg(long, value_name = "ADDR", env = "X402_LISTEN", default_value = ":8080")]
+    pub listen: ListenAddr,
+    /// Address of probes, metrics and /routes; equal to --listen to serve both on one port
+    #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
+    pub admin_listen: ListenAddr,
+    /// Where routes come from: the file alone, or the cluster's offers plus the file
+    #[arg(long, value_name = "SOURCE", env = "X402_ROUTE_SOURCE", default_value = "file")]
+    pub route_source: RouteSource,
+    /// Re-read the pricing file when it changes
+    #[arg(
+        long,
+        env = "X402_WATCH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub watch: bool,
+    /// kubeconfig for --route-source kube
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where payments are recorded: sqlite:PATH, or memory (forgets on restart)
+    #[arg(
+        long,
+        value_name = "LEDGER",
+        env = "X402_LEDGER",
+        default_value = "sqlite:x402-verifier.db"
+    )]
+    pub ledger: LedgerUrl,
+    /// How long to stay ready after SIGTERM before connections are closed
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "X402_SHUTDOWN_DELAY",
+        default_value = "0s",
+        value_parser = duration
+    )]
+    pub shutdown_delay: Duration,
+    /// Further root certificates (PEM) for facilitators
+    #[arg(long, value_name = "FILE", env = "X402_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Log format
+    #[arg(long, value_name = "FORMAT", env = "X402_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+    /// Log filter (error, warn, info, debug, or target=level,...)
+    #[arg(long, value_name = "FILTER", env = "X402_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Pricing file
+    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    pub config: PathBuf,
+    /// Warnings are errors
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: CheckFormat,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Pricing file
+    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    pub config: PathBuf,
+    /// A request header, as often as needed
+    #[arg(long = "header", value_name = "Name: value")]
+    pub headers: Vec<String>,
+    /// Address the ingress calls, when it pins an offer (/verify/NAMESPACE/NAME)
+    #[arg(long, value_name = "PATH", default_value = "/verify")]
+    pub address: String,
+    /// Method of the client's request
+    pub method: String,
+    /// URL or path of the client's request
+    pub target: String,
+}
+
+/// Flags of `ready`.
+#[derive(Debug, Clone, Args)]
+pub struct ReadyArgs {
+    /// Admin address of the verifier to ask
+    #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
+    pub admin: ListenAddr,
+}
+
+/// Where routes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RouteSource {
+    /// The pricing file.
+    File,
+    /// The cluster's offers and the pricing file.
+    Kube,
+}
+
+/// Log format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Output of `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Everything `serve` needs that a reload cannot change.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Pricing file.
+    pub file: PathBuf,
+    /// Traffic address.
+    pub listen: ListenAddr,
+    /// Admin address.
+    pub admin_listen: ListenAddr,
+    /// Re-read the file.
+    pub watch: bool,
+    /// Ledger.
+    pub ledger: LedgerUrl,
+    /// Readiness kept after SIGTERM.
+    pub shutdown_delay: Duration,
+    /// Further roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Flags that are well-formed and still cannot be used: exit status 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// `--route-source kube` before it exists.
+    #[error(
+        "--route-source kube is not part of this version: use --route-source file and list the \
+         routes in the pricing file"
+    )]
+    KubeSource,
+}
+
+impl ServeArgs {
+    /// Validates.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        // Named one by one, so that a new flag that nobody uses does not compile.
+        let Self {
+            config,
+            listen,
+            admin_listen,
+            route_source,
+            watch,
+            kubeconfig: _unused_without_kube,
+            ledger,
+            shutdown_delay,
+            ca_file,
+            log_format: _used_by_main,
+            log_level: _also_used_by_main,
+        } = self;
+        match route_source {
+            RouteSource::File => {}
+            RouteSource::Kube => return Err(ConfigError::KubeSource),
+        }
+        Ok(Config { file: config, listen, admin_listen, watch, ledger, shutdown_delay, ca_file })
+    }
+}
+
+/// A duration such as `0s`, `90s`, `1m30s`; at most an hour.
+fn duration(text: &str) -> Result<Duration, String> {
+    let hint = "write a time such as 0s, 15s or 1m30s";
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|error| format!("{error}; {hint}"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if duration <= Duration::from_secs(3600) => Ok(duration),
+        Ok(_) => Err(format!("longer than an hour; {hint}")),
+        Err(_) => Err(format!("negative; {hint}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> ServeArgs {
+        let cli = Cli::try_parse_from([&["x402-verifier"], args].concat()).unwrap();
+        match cli.command {
+            None => cli.serve,
+            Some(Command::Serve(args)) => args,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_command() {
+        assert_eq!(parse(&[]).shutdown_delay, Duration::ZERO);
+        assert_eq!(parse(&["serve", "--shutdown-delay", "15s"]).shutdown_delay.as_secs(), 15);
+    }
+
+    #[test]
+    fn the_predecessors_flags_keep_working() {
+        let args = parse(&["--config=/c/p.yaml", "--listen=:8080", "--watch", "--route-source=kube"]);
+        assert!(args.watch);
+        assert_eq!(args.clone().validate().unwrap_err(), ConfigError::KubeSource);
+        assert!(!parse(&["--watch=false"]).watch);
+    }
+
+    #[test]
+    fn a_bad_duration_says_what_would_do() {
+        for text in ["", "5", "-1s", "2h"] {
+            assert!(duration(text).unwrap_err().contains("15s"), "{text}");
+        }
+    }
+}

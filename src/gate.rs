@@ -1,9 +1,640 @@
-//! The gate. (Contract stub.)
+//! The gate: what a request may do, and what money must move first.
+//!
+//! Two halves. [`decide`] is pure and total: a table, the facts of a request and perhaps a decoded
+//! payment go in, a [`Decision`] comes out; `serve` and `explain` call the same function. What it
+//! cannot decide without I/O it returns as a [`Plan`], and [`Gate::answer`] carries the plan out by
+//! the money rules (M1 to M14): verify, claim, settle, commit the answer.
+//!
+//! It is not a proxy and knows neither HTTP servers nor SQL: the facilitator and the ledger are
+//! ports, and an [`Outcome`] becomes a response elsewhere.
+//!
+//! Invariants:
+//! - A 2xx on a paid route needs a [`Permit`], and only this module can make one (R1).
+//! - A payment header is read only where it can buy something; on a free or closed path it is not.
+//! - Every fault of ours is `Unavailable` and carries no challenge (R9).
+//!
+//! Failure: the port errors are values; each has a row in the status table of the design.
 
+mod flight;
+mod lanes;
+mod payment;
 mod ports;
+mod settlement;
+mod verdict;
 
+use crate::metrics::{FailureReason, OutcomeLabel};
+use crate::route::AmbiguityClass;
+use crate::table::{self, Resolution, RouteEntry, RouteState};
+use crate::x402::{Challenge, Failure, Payment, Receipt};
+use alloy_primitives::Address;
+use http::HeaderValue;
+use jiff::Timestamp;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use payment::Plan;
 pub use ports::{
-    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator, Fault,
-    FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
+    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator,
+    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
     VerifyReply,
 };
+pub use settlement::{Gate, Request};
+
+// What the faces and `explain` build a request from: part of this module's interface.
+pub use crate::route::{Target, TargetError};
+pub use crate::table::{HeaderSource, Pin, Settings, Table};
+pub use crate::x402::{has_payment, read_payment};
+
+/// What a request is, as far as the gate cares.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// Forwarded method; empty when the header was missing (gated like any other).
+    pub method: &'a str,
+    /// Forwarded host, lower case, no port; what routes match.
+    pub host: Option<Cow<'a, str>>,
+    /// Forwarded host as sent, with its port; what `resource.url` shows.
+    pub authority: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Forwarded target.
+    pub target: Target<'a>,
+    /// The offer that the ingress chose.
+    pub pin: Option<Pin<'a>>,
+    /// A CORS preflight in the strict sense: body-less OPTIONS with Origin and
+    /// Access-Control-Request-Method, without a payment or method-override header.
+    pub preflight: bool,
+    /// The peer is a trusted proxy or knew the secret path segment (M11).
+    pub proven_ingress: bool,
+    /// `X-Forwarded-For`; part of what makes a copy "the same request" (M5).
+    pub forwarded_for: &'a str,
+}
+
+/// What [`decide`] found.
+#[derive(Debug)]
+pub struct Decision<'t> {
+    /// The answer, or what must be done for it.
+    pub verdict: Verdict,
+    /// The route it concerns, for counters.
+    pub route: Option<&'t Arc<RouteEntry>>,
+    /// Index of the payment option it concerns; the first when none was chosen.
+    pub option: usize,
+    /// Set when the views of the target differed.
+    pub ambiguity: Option<AmbiguityClass>,
+}
+
+/// The answer, or what must be done for it.
+#[derive(Debug)]
+pub enum Verdict {
+    /// No I/O is needed.
+    Done(Outcome),
+    /// A payment passed every local check and is to be verified, claimed and settled.
+    Pay(Box<Plan>),
+}
+
+/// Everything a request can come to. One exhaustive match turns it into a response.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Passes without payment: a free route, a preflight, an unmatched path under `allow`.
+    Free(FreePass),
+    /// 402: payment required, none was presented.
+    Challenge(Box<Challenge>),
+    /// Passes, paid.
+    Admit(Permit),
+    /// The payment was refused; a fresh challenge says why (402, 400 or 412).
+    PaymentRefused(Box<PaymentRefused>),
+    /// The facilitator refused to settle: 402 with a receipt and no challenge.
+    SettlementRejected(Box<SettlementRejected>),
+    /// Refused without a challenge: 400, 401, 403, 409.
+    Refused(Refusal),
+    /// We, the facilitator or the ledger cannot: 502, 503, 504, never a challenge (R9).
+    Unavailable(Refusal),
+    /// 410: was sold here once (R4).
+    Withdrawn(Refusal),
+}
+
+/// A pass without payment.
+#[derive(Debug, Clone)]
+pub struct FreePass {
+    /// `Authorization` for the upstream, when the route has one and the peer may learn it (M11).
+    pub upstream_auth: Option<HeaderValue>,
+}
+
+/// Proof that a request was paid for. Only the gate makes one.
+///
+/// ```compile_fail
+/// let permit = x402_verifier::gate::Permit { payer: Default::default(), receipt: None,
+///     upstream_auth: None, settled: x402_verifier::gate::Settled::Never, _made_by_the_gate: () };
+/// ```
+#[derive(Debug, Clone)]
+pub struct Permit {
+    /// Who paid.
+    pub payer: Address,
+    /// The receipt; absent when nothing was settled (`never`).
+    pub receipt: Option<Receipt>,
+    /// `Authorization` for the upstream, when the peer may learn it (M11).
+    pub upstream_auth: Option<HeaderValue>,
+    /// When money moved; transport cannot choose otherwise.
+    pub settled: Settled,
+    _made_by_the_gate: (),
+}
+
+/// When the money of a [`Permit`] moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Before this answer, by this payment.
+    Before,
+    /// Earlier, by a payment of the same payer that got no answer (M6).
+    ByCredit,
+    /// Never: `verifyOnly` or `settle: never` (M10).
+    Never,
+}
+
+/// A payment that was refused with a fresh challenge.
+#[derive(Debug)]
+pub struct PaymentRefused {
+    /// Why.
+    pub reason: Reason,
+    /// The challenge, which carries the detail.
+    pub challenge: Challenge,
+}
+
+/// A settlement that the facilitator refused by name.
+#[derive(Debug)]
+pub struct SettlementRejected {
+    /// Receipt with `success: false`.
+    pub receipt: Receipt,
+    /// The facilitator's reason, bounded.
+    pub detail: Option<String>,
+}
+
+/// A refusal without challenge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable code.
+    pub reason: Reason,
+    /// What exactly, when known; bounded, no secrets.
+    pub detail: Option<String>,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+/// Every reason code the product answers (design section 5, `docs/buyers.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Paid path, no payment.
+    PaymentRequired,
+    /// Payment header malformed, doubled, too large, wrong version.
+    InvalidPaymentHeader,
+    /// Payment matches no offer of ours.
+    NoMatchingRequirement,
+    /// Facilitator or local check says invalid.
+    PaymentInvalid,
+    /// Permit2 allowance missing.
+    Permit2AllowanceRequired,
+    /// The payment is being used.
+    PaymentInUse,
+    /// The payment was used.
+    PaymentUsed,
+    /// Settlement refused.
+    SettlementRejected,
+    /// Settlement outcome unknown.
+    SettlementUnknown,
+    /// Facilitator refused the connection, reset it, or limits us.
+    FacilitatorUnreachable,
+    /// Facilitator too slow.
+    FacilitatorTimeout,
+    /// Facilitator talks nonsense or rejects our credentials.
+    FacilitatorError,
+    /// Ledger down.
+    LedgerUnavailable,
+    /// Offer broken.
+    OfferMisconfigured,
+    /// Offer withdrawn.
+    OfferWithdrawn,
+    /// Offer draining.
+    OfferDraining,
+    /// Not loaded yet.
+    NotReady,
+    /// Nothing matches.
+    NoRoute,
+    /// The pinned offer does not exist.
+    UnknownOffer,
+    /// No room (permits, rates, too little time left).
+    Busy,
+    /// Target has no single meaning.
+    AmbiguousTarget,
+    /// Forwarded target missing.
+    MissingForwardedUri,
+    /// Forwarded headers doubled or aliased.
+    AmbiguousForwardedHeaders,
+    /// The peer is not a trusted proxy.
+    UntrustedPeer,
+    /// A wallet sign-in is needed.
+    SignInRequired,
+    /// No such endpoint on this port.
+    NoSuchEndpoint,
+    /// Internal error.
+    InternalError,
+}
+
+/// What a request on `facts` means in `table`, given the payment it carries, at `now`.
+///
+/// No I/O, total, the same function for `serve` and `explain`. Without a payment a paid route is a
+/// challenge; callers that hold a payment header decode it only then and ask again (a payment on a
+/// free or closed path is not read).
+#[must_use]
+pub fn decide<'t>(
+    table: &'t Table,
+    facts: &Facts<'_>,
+    payment: Option<&Payment>,
+    now: Timestamp,
+) -> Decision<'t> {
+    let resolved = table.resolve(&facts.target, facts.host.as_deref(), facts.pin, now);
+    let ambiguity = resolved.ambiguity;
+    let refused = |reason, detail: Option<&str>| Decision {
+        verdict: Verdict::Done(Outcome::Refused(Refusal::new(reason, detail))),
+        route: None,
+        option: 0,
+        ambiguity,
+    };
+    match resolved.resolution {
+        Resolution::Route(route) => {
+            let (verdict, option) = decide_route(table, route, facts, payment, now);
+            Decision { verdict, route: Some(route), option, ambiguity }
+        }
+        Resolution::Closed => Decision { verdict: withdrawn(), route: None, option: 0, ambiguity },
+        Resolution::NoRoute => refused(Reason::NoRoute, None),
+        Resolution::UnknownPin => refused(Reason::UnknownOffer, None),
+        Resolution::Ambiguous => refused(
+            Reason::AmbiguousTarget,
+            Some("proxies and servers read this target differently; send it in plain form"),
+        ),
+        Resolution::Unmatched => Decision {
+            verdict: Verdict::Done(Outcome::Free(FreePass { upstream_auth: None })),
+            route: None,
+            option: 0,
+            ambiguity,
+        },
+    }
+}
+
+/// The verdict on a route, and the index of the payment option it concerns.
+fn decide_route(
+    table: &Table,
+    route: &Arc<RouteEntry>,
+    facts: &Facts<'_>,
+    payment: Option<&Payment>,
+    now: Timestamp,
+) -> (Verdict, usize) {
+    let draining = match route.state {
+        RouteState::Live => false,
+        RouteState::Draining { until } if now < until => true,
+        RouteState::Draining { .. } | RouteState::Withdrawn => return (withdrawn(), 0),
+        RouteState::Misconfigured => return (misconfigured(), 0),
+    };
+    let done = |outcome| (Verdict::Done(outcome), 0);
+    match route.gate {
+        table::Gate::Free => {
+            return done(Outcome::Free(FreePass { upstream_auth: upstream_auth(route, facts) }));
+        }
+        table::Gate::Auth => {
+            return done(Outcome::Refused(Refusal::new(Reason::SignInRequired, None)));
+        }
+        table::Gate::Paid => {}
+    }
+    if facts.preflight && route.preflight_pass {
+        return done(Outcome::Free(FreePass { upstream_auth: None }));
+    }
+    let Some(template) = &route.challenge else { return (misconfigured(), 0) };
+    let resource_url = facts.resource_url(table);
+    match payment {
+        None if draining => done(Outcome::Unavailable(Refusal::new(Reason::OfferDraining, None))),
+        None => done(Outcome::Challenge(Box::new(template.render(&resource_url, None)))),
+        Some(payment) => {
+            match payment::plan(table, route, facts, payment, &resource_url, now) {
+                Ok(plan) => {
+                    let option = plan.option;
+                    (Verdict::Pay(Box::new(plan)), option)
+                }
+                Err(refused) => {
+                    let outcome = refuse_payment(route, &resource_url, &refused);
+                    (Verdict::Done(outcome), refused.option)
+                }
+            }
+        }
+    }
+}
+
+/// A payment refused with a fresh challenge; 503 when the route cannot be challenged any more.
+pub(crate) fn refuse_payment(
+    route: &RouteEntry,
+    resource_url: &str,
+    refused: &payment::Refused,
+) -> Outcome {
+    let Some(template) = &route.challenge else {
+        return Outcome::Unavailable(Refusal::new(Reason::OfferMisconfigured, None));
+    };
+    let failure = Failure {
+        reason: refused.reason.as_str(),
+        error: refused.reason.sentence(),
+        detail: refused.detail.clone(),
+        hint: refused.hint.clone().or_else(|| refused.reason.hint().map(str::to_owned)),
+    };
+    Outcome::PaymentRefused(Box::new(PaymentRefused {
+        reason: refused.reason,
+        challenge: template.render(resource_url, Some(&failure)),
+    }))
+}
+
+fn withdrawn() -> Verdict {
+    Verdict::Done(Outcome::Withdrawn(Refusal::new(Reason::OfferWithdrawn, None)))
+}
+
+fn misconfigured() -> Verdict {
+    Verdict::Done(Outcome::Unavailable(Refusal::new(Reason::OfferMisconfigured, None)))
+}
+
+fn upstream_auth(route: &RouteEntry, facts: &Facts<'_>) -> Option<HeaderValue> {
+    if facts.proven_ingress { route.upstream_auth.clone() } else { None }
+}
+
+impl Facts<'_> {
+    /// `resource.url` of a challenge: `publicOrigin`, else forwarded proto and host.
+    #[must_use]
+    pub fn resource_url(&self, table: &Table) -> String {
+        let raw = self.target.raw();
+        // An absolute-form target already names its origin; the challenge shows the path of it.
+        let path_and_query = if raw.starts_with('/') { raw } else { self.target.path() };
+        let mut url = String::with_capacity(self.authority.len() + path_and_query.len() + 16);
+        if let Some(origin) = &table.settings.public_origin {
+            url.push_str(origin);
+        } else {
+            url.push_str(self.scheme);
+            url.push_str("://");
+            url.push_str(self.authority);
+        }
+        url.push_str(path_and_query);
+        url
+    }
+}
+
+impl Refusal {
+    /// A refusal without `Retry-After`.
+    #[must_use]
+    pub fn new(reason: Reason, detail: Option<&str>) -> Self {
+        Self { reason, detail: detail.map(str::to_owned), retry_after: reason.retry_after() }
+    }
+
+    /// The same with a detail made for this request.
+    #[must_use]
+    pub fn with_detail(reason: Reason, detail: String) -> Self {
+        Self { reason, detail: Some(detail), retry_after: reason.retry_after() }
+    }
+}
+
+impl Outcome {
+    /// Name of the outcome: the metric label and the log field.
+    #[must_use]
+    pub const fn label(&self) -> OutcomeLabel {
+        match self {
+            Self::Free(_) => OutcomeLabel::Free,
+            Self::Challenge(_) => OutcomeLabel::Challenge,
+            Self::Admit(_) => OutcomeLabel::Admit,
+            Self::PaymentRefused(_) => OutcomeLabel::PaymentRefused,
+            Self::SettlementRejected(_) => OutcomeLabel::SettlementRejected,
+            Self::Refused(_) => OutcomeLabel::Refused,
+            Self::Unavailable(_) => OutcomeLabel::Unavailable,
+            Self::Withdrawn(_) => OutcomeLabel::Withdrawn,
+        }
+    }
+
+    /// The reason code it is answered with; `None` when the request passes.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Free(_) | Self::Admit(_) => None,
+            Self::Challenge(_) => Some(Reason::PaymentRequired),
+            Self::PaymentRefused(refused) => Some(refused.reason),
+            Self::SettlementRejected(_) => Some(Reason::SettlementRejected),
+            Self::Refused(refusal) | Self::Unavailable(refusal) | Self::Withdrawn(refusal) => {
+                Some(refusal.reason)
+            }
+        }
+    }
+}
+
+impl Reason {
+    /// The stable code.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PaymentRequired => "payment_required",
+            Self::InvalidPaymentHeader => "invalid_payment_header",
+            Self::NoMatchingRequirement => "no_matching_requirement",
+            Self::PaymentInvalid => "payment_invalid",
+            Self::Permit2AllowanceRequired => "permit2_allowance_required",
+            Self::PaymentInUse => "payment_in_use",
+            Self::PaymentUsed => "payment_used",
+            Self::SettlementRejected => "settlement_rejected",
+            Self::SettlementUnknown => "settlement_unknown",
+            Self::FacilitatorUnreachable => "facilitator_unreachable",
+            Self::FacilitatorTimeout => "facilitator_timeout",
+            Self::FacilitatorError => "facilitator_error",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::OfferMisconfigured => "offer_misconfigured",
+            Self::OfferWithdrawn => "offer_withdrawn",
+            Self::OfferDraining => "offer_draining",
+            Self::NotReady => "not_ready",
+            Self::NoRoute => "no_route",
+            Self::UnknownOffer => "unknown_offer",
+            Self::Busy => "busy",
+            Self::AmbiguousTarget => "ambiguous_target",
+            Self::MissingForwardedUri => "missing_forwarded_uri",
+            Self::AmbiguousForwardedHeaders => "ambiguous_forwarded_headers",
+            Self::UntrustedPeer => "untrusted_peer",
+            Self::SignInRequired => "sign_in_required",
+            Self::NoSuchEndpoint => "no_such_endpoint",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// The sentence for `error`.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::PaymentRequired => "Payment required for this resource",
+            Self::InvalidPaymentHeader => "Invalid payment header",
+            Self::NoMatchingRequirement => "The payment matches none of the accepted options",
+            Self::PaymentInvalid => "The payment is not valid",
+            Self::Permit2AllowanceRequired => "The token allowance for Permit2 is missing",
+            Self::PaymentInUse => "This payment is being used by another request",
+            Self::PaymentUsed => "This payment was used already",
+            Self::SettlementRejected => "Payment settlement failed",
+            Self::SettlementUnknown => "The outcome of the payment is not known yet",
+            Self::FacilitatorUnreachable | Self::FacilitatorTimeout | Self::FacilitatorError => {
+                "Payment verification failed"
+            }
+            Self::LedgerUnavailable => "Payments cannot be recorded right now",
+            Self::OfferMisconfigured => "This offer is misconfigured by its seller",
+            Self::OfferWithdrawn => "This offer was withdrawn",
+            Self::OfferDraining => "This offer is being withdrawn and takes no new payments",
+            Self::NotReady => "The payment gate is starting",
+            Self::NoRoute => "No offer covers this path",
+            Self::UnknownOffer => "No such offer",
+            Self::Busy => "Too many payments are in flight",
+            Self::AmbiguousTarget => "The request target has no single meaning",
+            Self::MissingForwardedUri => "The proxy did not say which request this is",
+            Self::AmbiguousForwardedHeaders => "The forwarded headers contradict each other",
+            Self::UntrustedPeer => "This endpoint answers only the ingress",
+            Self::SignInRequired => "A wallet sign-in is required",
+            Self::NoSuchEndpoint => "No such endpoint",
+            Self::InternalError => "Internal error",
+        }
+    }
+
+    /// What the client should do, where the sentence does not say it.
+    #[must_use]
+    pub const fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::PaymentInUse => Some("wait for the answer of the first request"),
+            Self::PaymentUsed => Some(
+                "sign a new payment; if this one was charged and not answered, the new one is not \
+                 charged",
+            ),
+            Self::SettlementUnknown => Some(
+                "the payment may have been charged: do not sign another one, retry after the given \
+                 time",
+            ),
+            Self::FacilitatorUnreachable | Self::FacilitatorTimeout | Self::FacilitatorError => {
+                Some("the payment was not used; send the same one again")
+            }
+            Self::LedgerUnavailable => Some(
+                "send the same payment again; what was charged without an answer is kept as credit",
+            ),
+            Self::Busy => Some("nothing was charged; send the same payment again"),
+            Self::NoMatchingRequirement => Some("pay one of the options in accepts as it stands"),
+            Self::Permit2AllowanceRequired => Some("approve Permit2 for the token, then pay again"),
+            Self::MissingForwardedUri => {
+                Some("call this endpoint from a forwardAuth middleware that sends X-Forwarded-Uri")
+            }
+            Self::OfferMisconfigured => {
+                Some("the seller finds the cause with `x402-verifier check` or in /routes")
+            }
+            Self::PaymentRequired
+            | Self::InvalidPaymentHeader
+            | Self::PaymentInvalid
+            | Self::SettlementRejected
+            | Self::OfferWithdrawn
+            | Self::OfferDraining
+            | Self::NotReady
+            | Self::NoRoute
+            | Self::UnknownOffer
+            | Self::AmbiguousTarget
+            | Self::AmbiguousForwardedHeaders
+            | Self::UntrustedPeer
+            | Self::SignInRequired
+            | Self::NoSuchEndpoint
+            | Self::InternalError => None,
+        }
+    }
+
+    /// Whether the same request, payment included, may succeed later.
+    #[must_use]
+    pub const fn retriable(self) -> bool {
+        match self {
+            Self::PaymentInUse
+            | Self::SettlementUnknown
+            | Self::FacilitatorUnreachable
+            | Self::FacilitatorTimeout
+            | Self::FacilitatorError
+            | Self::LedgerUnavailable
+            | Self::OfferMisconfigured
+            | Self::NotReady
+            | Self::Busy
+            | Self::InternalError => true,
+            Self::PaymentRequired
+            | Self::InvalidPaymentHeader
+            | Self::NoMatchingRequirement
+            | Self::PaymentInvalid
+            | Self::Permit2AllowanceRequired
+            | Self::PaymentUsed
+            | Self::SettlementRejected
+            | Self::OfferWithdrawn
+            | Self::OfferDraining
+            | Self::NoRoute
+            | Self::UnknownOffer
+            | Self::AmbiguousTarget
+            | Self::MissingForwardedUri
+            | Self::AmbiguousForwardedHeaders
+            | Self::UntrustedPeer
+            | Self::SignInRequired
+            | Self::NoSuchEndpoint => false,
+        }
+    }
+
+    const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::SettlementUnknown => Some(Duration::from_secs(30)),
+            Self::Busy | Self::NotReady => Some(Duration::from_secs(1)),
+            Self::LedgerUnavailable => Some(Duration::from_secs(5)),
+            Self::PaymentRequired
+            | Self::InvalidPaymentHeader
+            | Self::NoMatchingRequirement
+            | Self::PaymentInvalid
+            | Self::Permit2AllowanceRequired
+            | Self::PaymentInUse
+            | Self::PaymentUsed
+            | Self::SettlementRejected
+            | Self::FacilitatorUnreachable
+            | Self::FacilitatorTimeout
+            | Self::FacilitatorError
+            | Self::OfferMisconfigured
+            | Self::OfferWithdrawn
+            | Self::OfferDraining
+            | Self::NoRoute
+            | Self::UnknownOffer
+            | Self::AmbiguousTarget
+            | Self::MissingForwardedUri
+            | Self::AmbiguousForwardedHeaders
+            | Self::UntrustedPeer
+            | Self::SignInRequired
+            | Self::NoSuchEndpoint
+            | Self::InternalError => None,
+        }
+    }
+
+    /// The label under which a failed payment is counted; `None` when no payment failed.
+    #[must_use]
+    pub const fn failure(self) -> Option<FailureReason> {
+        match self {
+            Self::InvalidPaymentHeader => Some(FailureReason::InvalidPaymentHeader),
+            Self::NoMatchingRequirement => Some(FailureReason::NoMatchingRequirement),
+            Self::PaymentInvalid => Some(FailureReason::PaymentInvalid),
+            Self::Permit2AllowanceRequired => Some(FailureReason::Permit2AllowanceRequired),
+            Self::PaymentInUse => Some(FailureReason::PaymentInUse),
+            Self::PaymentUsed => Some(FailureReason::PaymentUsed),
+            Self::SettlementRejected => Some(FailureReason::SettlementRejected),
+            Self::SettlementUnknown => Some(FailureReason::SettlementUnknown),
+            Self::FacilitatorUnreachable => Some(FailureReason::FacilitatorUnreachable),
+            Self::FacilitatorTimeout => Some(FailureReason::FacilitatorTimeout),
+            Self::FacilitatorError => Some(FailureReason::FacilitatorError),
+            Self::LedgerUnavailable => Some(FailureReason::LedgerUnavailable),
+            Self::Busy => Some(FailureReason::Busy),
+            Self::PaymentRequired
+            | Self::OfferMisconfigured
+            | Self::OfferWithdrawn
+            | Self::OfferDraining
+            | Self::NotReady
+            | Self::NoRoute
+            | Self::UnknownOffer
+            | Self::AmbiguousTarget
+            | Self::MissingForwardedUri
+            | Self::AmbiguousForwardedHeaders
+            | Self::UntrustedPeer
+            | Self::SignInRequired
+            | Self::NoSuchEndpoint
+            | Self::InternalError => None,
+        }
+    }
+}

@@ -1,3 +1,73 @@
-//! The command line of x402-verifier.
+//! The command line of x402-verifier: parse, dispatch, exit status (0, 1 failure, 2 usage).
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+use x402_verifier::config::{Cli, Command, LogFormat, ServeArgs};
+use x402_verifier::{demo, explain, operate, serve};
+
+fn main() -> ExitCode {
+    // One provider for every TLS client; a second installation cannot happen here.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    match cli.command {
+        None => run_serve(cli.serve),
+        Some(Command::Serve(args)) => run_serve(args),
+        Some(Command::Check(args)) => explain::check(&args),
+        Some(Command::Explain(args)) => finish(explain::explain(&args)),
+        Some(Command::Ready(args)) => block_on(operate::ready(&args)),
+        Some(Command::Demo) => finish(block_on(demo::run())),
+    }
+}
+
+fn run_serve(args: ServeArgs) -> ExitCode {
+    if let Err(error) = start_logging(args.log_format, &args.log_level) {
+        return usage(&format!("--log-level: {error}"));
+    }
+    match args.validate() {
+        Ok(config) => finish(block_on(serve::run(config))),
+        Err(error) => usage(&error.to_string()),
+    }
+}
+
+fn start_logging(format: LogFormat, filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Text => registry.with(layer).init(),
+    }
+    Ok(())
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => {
+            report(&format!("the runtime cannot start: {error}"));
+            std::process::abort()
+        }
+    }
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(message: &str) -> ExitCode {
+    report(message);
+    ExitCode::from(2)
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command line")]
+fn report(message: &str) {
+    eprintln!("x402-verifier: {message}");
+}

@@ -3,14 +3,17 @@
 //! Stub: to be written in full; the types below are the contract.
 
 use crate::metrics::OfferCounters;
-use crate::offer::{Gate, Offer, Owner, Settle};
-use crate::pricing::Settings;
+use crate::offer::{Offer, Owner};
 use crate::route::{AmbiguityClass, Target};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use jiff::Timestamp;
 use std::sync::Arc;
+
+// Vocabulary of the table's own interface, for those who may import the table and not its inputs.
+pub use crate::offer::{Gate, Settle};
+pub use crate::pricing::{HeaderSource, Limits, PerOffer, Settings};
 
 /// One snapshot: everything a request needs (R5).
 #[derive(Debug)]

@@ -1,0 +1,206 @@
+//! What a facilitator's answer means for money (M4).
+//!
+//! Pure. A settle is *refused* only for a reason in a closed list and with an empty transaction;
+//! it is *settled* only with a well-formed hash on our network by our payer for our amount. All
+//! else may have moved money and is unknown; "nonce already used" is unknown too, because it may
+//! have been used by the very transfer we asked for.
+
+use super::Reason;
+use super::ports::{Fault, FaultKind};
+use crate::money::Network;
+use crate::x402::{Payment, Requirement, SettleResponse, VerifyResponse};
+use alloy_primitives::{Address, U256};
+
+/// Meaning of a verify verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// Valid, by the payer who signed.
+    Valid,
+    /// The payer's fault.
+    Invalid {
+        /// 402 `payment_invalid`, 412 `permit2_allowance_required` or 409 `payment_used`.
+        reason: Reason,
+        /// The facilitator's words.
+        detail: Option<String>,
+    },
+    /// The facilitator contradicts itself: 502.
+    Nonsense(String),
+}
+
+/// Meaning of a settle verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SettleMeaning {
+    /// Money moved by this transaction.
+    Settled {
+        /// `0x` and 64 hex digits, lower case.
+        transaction: String,
+    },
+    /// Nothing moved, for a reason of the payer's.
+    Refused {
+        /// `errorReason`.
+        reason: String,
+        /// The facilitator's words.
+        detail: Option<String>,
+    },
+    /// `settlement_pending`: the same bytes may be sent once more.
+    Pending,
+    /// Money may have moved.
+    Unknown {
+        /// Transaction, when one was named.
+        transaction: Option<String>,
+        /// Why this is not known.
+        detail: String,
+    },
+}
+
+/// Reasons that prove that nothing was broadcast (design M4: signature, recipient, value, scheme,
+/// network, not yet valid, expired, balance, allowance), in the spelling of both official
+/// facilitators, the hosted one and the specification.
+const REFUSALS: &[&str] = &[
+    "insufficient_funds",
+    "insufficient_balance",
+    "invalid_exact_evm_insufficient_balance",
+    "permit2_insufficient_balance",
+    "permit2_allowance_required",
+    "invalid_signature",
+    "invalid_exact_evm_signature",
+    "invalid_exact_evm_payload_signature",
+    "invalid_exact_evm_failed_to_parse_signature",
+    "invalid_permit2_signature",
+    "recipient_mismatch",
+    "invalid_exact_evm_recipient_mismatch",
+    "invalid_exact_evm_payload_recipient_mismatch",
+    "invalid_exact_evm_payload_authorization_recipient_mismatch",
+    "invalid_permit2_recipient_mismatch",
+    "invalid_payment_amount",
+    "amount_too_low",
+    "invalid_exact_evm_authorization_value",
+    "invalid_exact_evm_payload_authorization_value",
+    "invalid_exact_evm_payload_authorization_value_mismatch",
+    "permit2_amount_mismatch",
+    "unsupported_scheme",
+    "invalid_scheme",
+    "invalid_exact_evm_scheme",
+    "invalid_network",
+    "unsupported_chain",
+    "chain_id_mismatch",
+    "invalid_exact_evm_network_mismatch",
+    "invalid_payment_early",
+    "invalid_exact_evm_payload_authorization_valid_after",
+    "permit2_not_yet_valid",
+    "payment_expired",
+    "invalid_payment_expired",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "permit2_deadline_expired",
+];
+
+/// Reasons by which a facilitator says that the authorisation was used on chain.
+const NONCE_USED: &[&str] = &[
+    "invalid_exact_evm_nonce_already_used",
+    "invalid_exact_evm_payload_authorization_nonce_used",
+    "nonce_already_used",
+    "invalid_permit2_nonce",
+    "permit2_invalid_nonce",
+    "duplicate_settlement",
+];
+
+/// Reads a verify verdict (M4).
+pub(super) fn verified(response: &VerifyResponse, payer: Address) -> Verified {
+    if response.is_valid {
+        return match names_other(response.payer.as_deref(), payer) {
+            None => Verified::Valid,
+            Some(other) => Verified::Nonsense(format!("verify names another payer: {other}")),
+        };
+    }
+    let code = response.invalid_reason.as_deref().unwrap_or_default();
+    let reason = if NONCE_USED.contains(&code) {
+        Reason::PaymentUsed
+    } else if code == "permit2_allowance_required" {
+        Reason::Permit2AllowanceRequired
+    } else {
+        Reason::PaymentInvalid
+    };
+    let detail = joined(response.invalid_reason.as_deref(), response.invalid_message.as_deref());
+    Verified::Invalid { reason, detail }
+}
+
+/// Reads a settle verdict (M4).
+pub(super) fn settled(
+    response: &SettleResponse,
+    requirement: &Requirement,
+    payment: &Payment,
+) -> SettleMeaning {
+    let transaction = transaction_hash(&response.transaction);
+    if response.success {
+        let problem = if transaction.is_none() {
+            Some("success without a transaction hash".to_owned())
+        } else if Network::parse(&response.network) != Some(requirement.network) {
+            Some("success on another network".to_owned())
+        } else if let Some(other) = names_other(response.payer.as_deref(), payment.payer()) {
+            Some(format!("success for another payer: {other}"))
+        } else if response.amount.as_deref().is_some_and(|amount| {
+            amount.parse::<U256>() != Ok(U256::from(requirement.amount.0))
+        }) {
+            Some("success for another amount".to_owned())
+        } else {
+            None
+        };
+        return match (problem, transaction) {
+            (None, Some(transaction)) => SettleMeaning::Settled { transaction },
+            (problem, transaction) => SettleMeaning::Unknown {
+                transaction,
+                detail: problem.unwrap_or_default(),
+            },
+        };
+    }
+    let code = response.error_reason.as_deref().unwrap_or_default();
+    let detail = joined(response.error_reason.as_deref(), response.error_message.as_deref());
+    if code == "settlement_pending" {
+        return SettleMeaning::Pending;
+    }
+    if REFUSALS.contains(&code) && response.transaction.trim().is_empty() {
+        return SettleMeaning::Refused { reason: code.to_owned(), detail };
+    }
+    SettleMeaning::Unknown {
+        transaction,
+        detail: detail.unwrap_or_else(|| "failure without a reason".to_owned()),
+    }
+}
+
+/// The reason code of a facilitator fault.
+pub(super) const fn fault_reason(kind: FaultKind) -> Reason {
+    match kind {
+        FaultKind::Unreachable | FaultKind::RateLimited => Reason::FacilitatorUnreachable,
+        FaultKind::Timeout => Reason::FacilitatorTimeout,
+        FaultKind::Error => Reason::FacilitatorError,
+    }
+}
+
+/// A fault that means "contradicts itself".
+pub(super) const fn nonsense(detail: String) -> Fault {
+    Fault { kind: FaultKind::Error, retry_after: None, detail }
+}
+
+fn transaction_hash(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
+    (digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .then(|| format!("0x{}", digits.to_ascii_lowercase()))
+}
+
+/// The other payer that a verdict names, if it names one.
+fn names_other(named: Option<&str>, payer: Address) -> Option<String> {
+    let named = named?.trim();
+    if named.is_empty() || named.parse::<Address>() == Ok(payer) {
+        None
+    } else {
+        Some(named.to_owned())
+    }
+}
+
+fn joined(reason: Option<&str>, message: Option<&str>) -> Option<String> {
+    match (reason.filter(|text| !text.is_empty()), message.filter(|text| !text.is_empty())) {
+        (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
+        (Some(only), None) | (None, Some(only)) => Some(only.to_owned()),
+        (None, None) => None,
+    }
+}
