@@ -1,1 +1,375 @@
-//! Stub: to be written.
+//! `check` and `explain`: what a pricing file says, and what would happen to one request.
+//!
+//! Both run the production code: the file is parsed and compiled as `serve` does it, and `explain`
+//! asks the same [`gate::decide`]; neither opens a ledger or a socket. `explain` therefore does not
+//! know closed paths of deleted offers, and says so.
+//!
+//! Failure: a file that cannot be used is exit status 1 with every problem; `explain` exits 0
+//! whenever a decision was made.
+
+use crate::gate::{self, Facts, Outcome, Pin, Target, Verdict};
+use crate::http::respond::respond;
+use crate::pricing::{self, Document, Finding, Severity, Unusable};
+use crate::table::{ReportedState, Table, TableWriter, Update};
+use anyhow::{Context, bail};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt, Limited};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What `check` found.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Whether the file can be served as it is (`--strict`: without a warning).
+    pub ok: bool,
+    /// All problems, errors and warnings.
+    pub problems: Vec<Problem>,
+}
+
+/// One problem of `check --format json`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// `error` or `warning`.
+    pub severity: &'static str,
+    /// Stable code.
+    pub code: String,
+    /// The file.
+    pub file: String,
+    /// 1-based line, 0 when the problem has no place.
+    pub line: usize,
+    /// 1-based column, 0 when the problem has no place.
+    pub column: usize,
+    /// Path in the document.
+    pub path: String,
+    /// What was found and what would do.
+    pub message: String,
+    /// What to do, when the message does not say it all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The request of `explain`.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Method of the client's request.
+    pub method: &'a str,
+    /// URL or path of it.
+    pub target: &'a str,
+    /// Its headers, `Name: value`.
+    pub headers: &'a [String],
+    /// Address that the ingress calls (`/verify` or `/verify/NAMESPACE/NAME`).
+    pub address: &'a str,
+}
+
+/// Checks a pricing file as `serve` would load it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn check(file: &Path, strict: bool, now: Timestamp) -> anyhow::Result<Checked> {
+    let name = file.display().to_string();
+    let mut problems = match load(file)? {
+        Err(unusable) => {
+            unusable.findings.iter().map(|finding| Problem::new(&name, finding)).collect()
+        }
+        Ok(document) => {
+            let mut problems: Vec<_> =
+                document.findings.iter().map(|finding| Problem::new(&name, finding)).collect();
+            problems.extend(table_problems(&name, document, now));
+            problems
+        }
+    };
+    problems.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
+    problems.dedup();
+    let ok = problems.iter().all(|problem| problem.severity == "warning" && !strict);
+    Ok(Checked { ok, problems })
+}
+
+/// What only the table can see: patterns that can never match, shadowed and conflicting routes.
+fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem> {
+    let declared: Vec<_> = document
+        .offers
+        .iter()
+        .flat_map(|offer| &offer.routes)
+        .filter(|route| route.problems.is_empty())
+        .map(|route| (Arc::clone(&route.pattern), route.declared_at.clone()))
+        .collect();
+    let table = compile(document, now);
+    let mut problems = Vec::new();
+    for row in &table.report.routes {
+        let Some(reason) = row.reason else { continue };
+        let places = declared.iter().filter(|(pattern, _)| *pattern == row.pattern);
+        // Of two routes with one pattern the later is the shadowed one.
+        let Some((_, place)) = places.last() else { continue };
+        let severity = match row.state {
+            ReportedState::Live | ReportedState::Draining => "warning",
+            ReportedState::Misconfigured | ReportedState::Conflict | ReportedState::Closed => {
+                "error"
+            }
+        };
+        let (line, column) = place.as_deref().map_or((0, 0), line_and_column);
+        problems.push(Problem {
+            severity,
+            code: reason.to_owned(),
+            file: file.to_owned(),
+            line,
+            column,
+            path: format!("routes[pattern={}]", row.pattern),
+            message: row.detail.clone().unwrap_or_else(|| reason.to_owned()),
+            hint: None,
+        });
+    }
+    problems
+}
+
+/// `file:line:column`, as routes say where they were declared.
+fn line_and_column(place: &str) -> (usize, usize) {
+    let mut parts = place.rsplit(':');
+    let column = parts.next().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let line = parts.next().and_then(|text| text.parse().ok()).unwrap_or(0);
+    (line, column)
+}
+
+impl Problem {
+    fn new(file: &str, finding: &Finding) -> Self {
+        Self {
+            severity: match finding.severity {
+                Severity::Warning => "warning",
+                Severity::Error => "error",
+            },
+            code: finding.code.to_owned(),
+            file: file.to_owned(),
+            line: finding.line,
+            column: finding.column,
+            path: finding.path.clone(),
+            message: finding.message.clone(),
+            hint: finding.hint.clone(),
+        }
+    }
+}
+
+impl Checked {
+    /// The result for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for problem in &self.problems {
+            let Problem { severity, code, file, line, column, path, message, hint } = problem;
+            let _ = writeln!(text, "{file}:{line}:{column}: {severity}[{code}] {path}: {message}");
+            if let Some(hint) = hint {
+                let _ = writeln!(text, "    {hint}");
+            }
+        }
+        let errors = self.problems.iter().filter(|problem| problem.severity == "error").count();
+        let warnings = self.problems.len() - errors;
+        let verdict = if self.ok { "ok" } else { "not ok" };
+        let _ = writeln!(text, "{verdict}: {errors} error(s), {warnings} warning(s)");
+        text
+    }
+}
+
+/// Explains every step of the decision on one request and the response it leads to.
+///
+/// # Errors
+/// When the file cannot be used or the question is not a request.
+pub async fn explain(
+    file: &Path,
+    question: &Question<'_>,
+    now: Timestamp,
+) -> anyhow::Result<String> {
+    let document = match load(file)? {
+        Ok(document) => document,
+        Err(unusable) => bail!("{unusable}; `x402-verifier check` lists all problems"),
+    };
+    let table = compile(document, now);
+    let headers = headers(question.headers)?;
+    let (scheme, authority, raw) = split(question.target, &headers)?;
+    let host = gate::normalize_host(&authority);
+    let mut steps = Steps::default();
+    steps.say("file", &format!("{} ({} routes)", file.display(), table.report.routes.len()));
+    let pin = pin(question.address)?;
+    steps.say(
+        "address",
+        &match pin {
+            Some(pin) => format!("pinned to the offer {}/{}", pin.namespace, pin.name),
+            None => "bare /verify: the path chooses among all offers".to_owned(),
+        },
+    );
+    steps.say("host", host.as_deref().unwrap_or("none that is a host name"));
+    let target = match Target::parse(&raw, host.as_deref()) {
+        Ok(target) => target,
+        Err(error) => {
+            steps.say("target", &format!("refused: {error}"));
+            let detail = error.to_string();
+            let refusal = gate::Refusal::with_detail(gate::Reason::AmbiguousTarget, detail);
+            return steps.answer(Outcome::Refused(refusal), &table).await;
+        }
+    };
+    let views = target.views().join("  ");
+    steps.say("views", &views);
+    let preflight = question.method == "OPTIONS"
+        && headers.contains_key("origin")
+        && headers.contains_key("access-control-request-method")
+        && !gate::has_payment(&headers);
+    let facts = Facts {
+        method: question.method,
+        host,
+        authority: &authority,
+        scheme: &scheme,
+        target,
+        pin,
+        preflight,
+        proven_ingress: false,
+        forwarded_for: "",
+    };
+    steps.decide(&table, &facts, &headers, now).await
+}
+
+/// The text being written, a line per step.
+#[derive(Default)]
+struct Steps {
+    text: String,
+}
+
+impl Steps {
+    fn say(&mut self, step: &str, what: &str) {
+        let _ = writeln!(self.text, "{step:<12}{what}");
+    }
+
+    async fn decide(
+        mut self,
+        table: &Table,
+        facts: &Facts<'_>,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> anyhow::Result<String> {
+        let unpaid = gate::decide(table, facts, None, now);
+        if let Some(class) = unpaid.ambiguity {
+            self.say("ambiguity", &format!("the views differ ({})", class.as_str()));
+        }
+        match unpaid.route {
+            Some(route) => {
+                let offer = &route.offer;
+                self.say("route", &route.pattern);
+                if !offer.name.is_empty() {
+                    self.say("offer", &format!("{}/{}", offer.namespace, offer.name));
+                }
+                self.say(
+                    "gate",
+                    &format!("{:?}, {:?}, settle {:?}", route.gate, route.state, route.settle)
+                        .to_lowercase(),
+                );
+                if route.upstream_auth.is_some() {
+                    self.say("upstream", "Authorization is answered to proven ingress only (M11)");
+                }
+            }
+            None => self.say("route", "no live route (closed paths live in the ledger, not here)"),
+        }
+        let paid = unpaid.route.is_some_and(|route| route.gate == gate::RouteGate::Paid);
+        let outcome = match unpaid.verdict {
+            Verdict::Done(outcome) => outcome,
+            Verdict::Pay(_) => bail!("a decision without a payment asked to pay"),
+        };
+        if !paid || !gate::has_payment(headers) {
+            if gate::has_payment(headers) {
+                self.say("payment", "not read: nothing is sold here");
+            }
+            return self.answer(outcome, table).await;
+        }
+        let limit = table.settings.limits.payment_header_bytes;
+        match gate::read_payment(headers, limit) {
+            Ok(None) => self.answer(outcome, table).await,
+            Err(error) => {
+                self.say("payment", &format!("cannot be read: {error}"));
+                let detail = error.to_string();
+                let reason = gate::Reason::InvalidPaymentHeader;
+                let refusal = gate::Refusal::with_detail(reason, detail);
+                self.answer(Outcome::Refused(refusal), table).await
+            }
+            Ok(Some(payment)) => {
+                self.say("payment", &format!("by {}, {:?}", payment.payer(), payment.version));
+                match gate::decide(table, facts, Some(&payment), now).verdict {
+                    Verdict::Done(outcome) => self.answer(outcome, table).await,
+                    Verdict::Pay(plan) => {
+                        for (step, what) in plan.describe() {
+                            self.say(step, &what);
+                        }
+                        self.say("response", "200 once verified, claimed and settled; else as in docs/buyers.md");
+                        Ok(self.text)
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(mut self, outcome: Outcome, table: &Table) -> anyhow::Result<String> {
+        self.say("outcome", outcome.label().as_str());
+        let (head, body) = respond(outcome, table.settings.catalog_url.as_deref()).into_parts();
+        self.say("response", &head.status.to_string());
+        for (name, value) in &head.headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            let _ = writeln!(self.text, "    {name}: {value}");
+        }
+        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the body cannot be read: {error}"))?;
+        let _ = writeln!(self.text, "    {}", String::from_utf8_lossy(&body.to_bytes()));
+        Ok(self.text)
+    }
+}
+
+/// Challenges are a few kilobytes.
+const BODY_LIMIT: usize = 1 << 20;
+
+fn load(file: &Path) -> anyhow::Result<Result<Document, Unusable>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    let directory = file.parent().unwrap_or_else(|| Path::new("."));
+    Ok(pricing::parse(&text, &file.display().to_string(), directory))
+}
+
+fn compile(document: Document, now: Timestamp) -> Arc<Table> {
+    let (mut writer, _reader) = TableWriter::new();
+    let Document { settings, offers, findings: _ } = document;
+    writer.apply(Update::Document { settings: Box::new(settings), offers }, now).table
+}
+
+fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line
+            .split_once(':')
+            .with_context(|| format!("--header {line:?}: write it as 'Name: value'"))?;
+        let name: HeaderName = name.trim().parse().context("--header: not a header name")?;
+        let value: HeaderValue = value.trim().parse().context("--header: not a header value")?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Scheme, host with port, and the target as a proxy would forward it.
+fn split(target: &str, headers: &HeaderMap) -> anyhow::Result<(String, String, String)> {
+    let host = headers.get("host").and_then(|host| host.to_str().ok());
+    let Some((scheme, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+        let host = host.unwrap_or("localhost").to_owned();
+        return Ok(("https".to_owned(), host, target.to_owned()));
+    };
+    if !matches!(scheme, "http" | "https") {
+        bail!("{target:?} is neither a path nor an http or https URL");
+    }
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    Ok((scheme.to_owned(), host.unwrap_or(authority).to_owned(), path))
+}
+
+fn pin(address: &str) -> anyhow::Result<Option<Pin<'_>>> {
+    let mut segments = address.trim_end_matches('/').split('/');
+    match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
+        (Some(""), Some("verify"), None, ..) => Ok(None),
+        (Some(""), Some("verify"), Some(namespace), Some(name), None) => {
+            Ok(Some(Pin { namespace, name }))
+        }
+        _ => bail!("--address {address:?}: write /verify or /verify/NAMESPACE/NAME"),
+    }
+}

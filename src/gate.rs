@@ -42,8 +42,8 @@ pub use ports::{
 pub use settlement::{Gate, Request};
 
 // What the faces and `explain` build a request from: part of this module's interface.
-pub use crate::route::{Target, TargetError};
-pub use crate::table::{HeaderSource, Pin, Settings, Table};
+pub use crate::route::{Target, TargetError, normalize_host};
+pub use crate::table::{Gate as RouteGate, HeaderSource, Pin, Settings, Table};
 pub use crate::x402::{has_payment, read_payment};
 
 /// What a request is, as far as the gate cares.

@@ -1,10 +1,14 @@
 //! The command line of x402-verifier: parse, dispatch, exit status (0, 1 failure, 2 usage).
 
 use clap::Parser;
+use jiff::Timestamp;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
-use x402_verifier::config::{Cli, Command, LogFormat, ServeArgs};
+use x402_verifier::config::{
+    CheckArgs, CheckFormat, Cli, Command, ExplainArgs, LogFormat, ServeArgs,
+};
+use x402_verifier::explain::Question;
 use x402_verifier::{demo, explain, operate, serve};
 
 fn main() -> ExitCode {
@@ -14,8 +18,8 @@ fn main() -> ExitCode {
     match cli.command {
         None => run_serve(cli.serve),
         Some(Command::Serve(args)) => run_serve(args),
-        Some(Command::Check(args)) => explain::check(&args),
-        Some(Command::Explain(args)) => finish(explain::explain(&args)),
+        Some(Command::Check(args)) => run_check(&args),
+        Some(Command::Explain(args)) => run_explain(&args),
         Some(Command::Ready(args)) => block_on(operate::ready(&args)),
         Some(Command::Demo) => finish(block_on(demo::run())),
     }
@@ -29,6 +33,32 @@ fn run_serve(args: ServeArgs) -> ExitCode {
         Ok(config) => finish(block_on(serve::run(config))),
         Err(error) => usage(&error.to_string()),
     }
+}
+
+fn run_check(args: &CheckArgs) -> ExitCode {
+    let checked = match explain::check(&args.config, args.strict, Timestamp::now()) {
+        Ok(checked) => checked,
+        Err(error) => return finish(Err(error)),
+    };
+    match args.format {
+        CheckFormat::Text => print(&checked.to_text()),
+        CheckFormat::Json => match serde_json::to_string(&checked) {
+            Ok(json) => print(&format!("{json}\n")),
+            Err(error) => return finish(Err(error.into())),
+        },
+    }
+    if checked.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_explain(args: &ExplainArgs) -> ExitCode {
+    let question = Question {
+        method: &args.method,
+        target: &args.target,
+        headers: &args.headers,
+        address: &args.address,
+    };
+    let text = block_on(explain::explain(&args.config, &question, Timestamp::now()));
+    finish(text.map(|text| print(&text)))
 }
 
 fn start_logging(format: LogFormat, filter: &str) -> Result<(), String> {
@@ -65,6 +95,11 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 fn usage(message: &str) -> ExitCode {
     report(message);
     ExitCode::from(2)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command line")]
+fn print(text: &str) {
+    print!("{text}");
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a command line")]

@@ -61,6 +61,28 @@ pub(crate) struct Refused {
 const MIN_REMAINING_SECONDS: u64 = 6;
 
 impl Plan {
+    /// What carrying it out would do, step by step, for people.
+    #[must_use]
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let facilitator = self.route.endpoint.as_ref().map_or("none", |endpoint| &endpoint.base);
+        let signature = if self.recovers {
+            "recovers to the payer"
+        } else {
+            "does not recover to the payer (a contract wallet, or wrong): the facilitator decides"
+        };
+        let mut steps = vec![
+            ("signature", signature.to_owned()),
+            ("verify", format!("POST {facilitator}/verify")),
+            ("claim", format!("{:?}", self.key)),
+        ];
+        if self.settles {
+            steps.push(("settle", format!("POST {facilitator}/settle, before the answer")));
+        } else {
+            steps.push(("settle", "never (verifyOnly)".to_owned()));
+        }
+        steps
+    }
+
     /// The requirement it pays.
     pub(crate) fn requirement(&self) -> Option<&Requirement> {
         self.route.requirements.get(self.option)

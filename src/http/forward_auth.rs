@@ -17,7 +17,6 @@ use crate::gate::{
 };
 use crate::http::respond::{refuse, respond};
 use crate::metrics::{Metrics, UntrustedClass};
-use crate::route;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -208,7 +207,7 @@ fn facts<'a>(
     let host = if authority.is_empty() {
         None
     } else {
-        Some(route::normalize_host(authority).ok_or(Unreadable::Host)?)
+        Some(gate::normalize_host(authority).ok_or(Unreadable::Host)?)
     };
     let target = Target::parse(uri, host.as_deref()).map_err(Unreadable::Target)?;
     Ok(Facts {
