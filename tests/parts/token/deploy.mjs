@@ -25,16 +25,19 @@ for (const [slot, text] of [[0, "USDC"], [1, "2"], [2, "USDC"]]) { // name, vers
   await call("anvil_setStorageAt", token, `0x${word(slot)}`, `0x${shortString(text)}`);
 }
 const accounts = await call("eth_accounts");
+const mints = [];
 for (const [index, account] of accounts.entries()) {
   if (index === 0 || index === payee) continue;
   const data = `0x40c10f19${word(account)}${word(minted)}`; // mint(address,uint256)
-  const hash = await call("eth_sendTransaction", { from: accounts[0], to: token, data, gas: "0x30d40" });
-  let receipt = null; // the block is mined at once, but after the hash is known
-  for (let tries = 0; receipt === null && tries < 500; tries++) {
+  mints.push(await call("eth_sendTransaction", { from: accounts[0], to: token, data, gas: "0x30d40" }));
+}
+for (const hash of mints) {
+  let receipt = null; // a hash is known before its block is mined
+  for (let tries = 0; receipt === null && tries < 3000; tries++) {
     receipt = await call("eth_getTransactionReceipt", hash);
     if (receipt === null) await new Promise((done) => setTimeout(done, 10));
   }
-  if (receipt?.status !== "0x1") throw new Error(`minting for account ${index} failed`);
+  if (receipt?.status !== "0x1") throw new Error(`minting ${hash} failed`);
 }
 const domainSeparator = await call("eth_call", { to: token, data: "0x3644e515" }, "latest"); // DOMAIN_SEPARATOR()
 // What Circle's own contract answers at this address on this chain; anything else and no signature would pass.
