@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs a command for as long as its starter lives: supervise.sh COMMAND [ARGUMENT]...
+#
+# The starter holds the other end of stdin and makes this a process group of its own. When the command ends, so does
+# this, with its status; when stdin ends (the starter is gone, however it went, kill -9 included), the group is killed.
+# A crashed test run therefore leaves neither anvil nor Traefik behind.
+set -euo pipefail
+
+exec 3<&0 </dev/null
+"$@" 3<&- &
+command=$!
+# The watcher holds neither stdout nor stderr open: whoever reads them to the end must see the end.
+(read -r -u 3 _ || true; kill -KILL -- -$$) >/dev/null 2>&1 &
+watcher=$!
+exec 3<&-
+status=0
+wait "$command" || status=$?
+kill "$watcher" 2>/dev/null || true
+exit "$status"
