@@ -99,12 +99,23 @@ pub enum SignatureError {
 /// Name and version come from our own configuration, never from the buyer's copy of them.
 #[must_use]
 pub fn token_domain(asset: &Asset, network: Network) -> B256 {
+    domain_separator(
+        &asset.eip712_name,
+        &asset.eip712_version,
+        network.chain_id(),
+        asset.address,
+    )
+}
+
+/// The domain separator of a token from its parts, as a buyer reads them in a challenge.
+#[must_use]
+pub fn domain_separator(name: &str, version: &str, chain_id: u64, token: Address) -> B256 {
     hash_words([
         TOKEN_DOMAIN_TYPE,
-        keccak256(asset.eip712_name.as_bytes()),
-        keccak256(asset.eip712_version.as_bytes()),
-        number(U256::from(network.chain_id())),
-        asset.address.into_word(),
+        keccak256(name.as_bytes()),
+        keccak256(version.as_bytes()),
+        number(U256::from(chain_id)),
+        token.into_word(),
     ])
 }
 

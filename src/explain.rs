@@ -305,7 +305,7 @@ impl Steps {
     }
 
     async fn answer(mut self, outcome: Outcome, table: &Table) -> anyhow::Result<String> {
-        self.say("outcome", outcome.label().as_str());
+        self.say("outcome", outcome.name());
         let (head, body) = respond(outcome, table.settings.catalog_url.as_deref()).into_parts();
         self.say("response", &head.status.to_string());
         for (name, value) in &head.headers {

@@ -22,7 +22,7 @@ mod ports;
 mod settlement;
 mod verdict;
 
-use crate::metrics::{FailureReason, OutcomeLabel};
+use crate::metrics::{FailureReason, Label, OutcomeLabel};
 use crate::route::AmbiguityClass;
 use crate::table::{self, Resolution, RouteEntry, RouteState};
 use crate::x402::{Challenge, Failure, Payment, Receipt};
@@ -407,6 +407,12 @@ impl Outcome {
             Self::Unavailable(_) => OutcomeLabel::Unavailable,
             Self::Withdrawn(_) => OutcomeLabel::Withdrawn,
         }
+    }
+
+    /// The label's text, for logs and people.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.label().as_str()
     }
 
     /// The reason code it is answered with; `None` when the request passes.

@@ -66,6 +66,18 @@ pub enum ReadyState {
     Ready,
 }
 
+impl ReadyState {
+    /// The state in words, as `/readyz` and `/verify` say it.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::ConfigNotLoaded => "config not loaded",
+            Self::RoutesNotLoaded => "routes not loaded",
+            Self::Ready => "ready",
+        }
+    }
+}
+
 /// A task that must run for as long as the process ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("task {name} ended unexpectedly")]

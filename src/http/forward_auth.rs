@@ -319,7 +319,7 @@ impl HeaderProblem {
 /// One line per decision: info where money or refusal is involved, debug for free passes.
 fn log(outcome: &Outcome, headers: &HeaderMap, arrived: Instant) {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let outcome_name = outcome.label().as_str();
+    let outcome_name = outcome.name();
     let reason = outcome.reason().map(Reason::as_str);
     let request_id = text("x-request-id");
     let traceparent = text("traceparent");

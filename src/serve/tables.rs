@@ -1,0 +1,177 @@
+//! The one task that owns the [`TableWriter`] (R5): updates in, tables out, remembered paths to the
+//! ledger (R4).
+//!
+//! Building a table is CPU work and runs beside the request threads; publishing is the writer's.
+//! What the ledger could not take is kept and offered again, so a ledger that is down never stops
+//! a reload; nothing is lost by it, because a path that is live in the ledger and missing from a
+//! complete list is closed at the next start.
+
+use crate::gate::Ledger;
+use crate::lifecycle::{Readiness, Tasks};
+use crate::metrics::{Metrics, ReloadSource};
+use crate::table::{Applied, PathRecord, TableWriter, Update};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::Instant;
+
+/// Pause before the ledger is offered the same paths again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Owns the writer.
+#[derive(Debug)]
+pub(super) struct Tables<L> {
+    pub(super) writer: TableWriter,
+    pub(super) updates: Receiver<Update>,
+    pub(super) ledger: Arc<L>,
+    pub(super) readiness: Readiness,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Paths whose record the ledger does not have yet: `true` to write, `false` to forget.
+#[derive(Debug, Default)]
+struct Unsaved {
+    paths: BTreeMap<PathIdentity, (PathRecord, bool)>,
+}
+
+type PathIdentity = (Option<String>, String, String, String, String);
+
+impl<L: Ledger> Tables<L> {
+    /// Runs until every source is gone or shutdown begins.
+    pub(super) async fn run(mut self, tasks: Tasks) {
+        let mut unsaved = Unsaved::default();
+        let mut next_tick: Option<Instant> = None;
+        let mut retry: Option<Instant> = None;
+        loop {
+            let wake = [next_tick, retry].into_iter().flatten().min();
+            let update = tokio::select! {
+                () = tasks.stopping() => return,
+                update = self.updates.recv() => match update {
+                    Some(update) => update,
+                    None => return,
+                },
+                () = sleep_until(wake) => Update::Tick,
+            };
+            let Some(applied) = self.apply(update).await else { return };
+            next_tick = applied.next_tick.map(instant_of);
+            unsaved.add(applied.path_changes, applied.path_removals);
+            retry = self.save(&mut unsaved).await;
+        }
+    }
+
+    /// Applies one update beside the request threads; `None` when the build itself died.
+    async fn apply(&mut self, update: Update) -> Option<Applied> {
+        let source = Source::of(&update);
+        let (empty, _) = TableWriter::new();
+        let mut writer = std::mem::replace(&mut self.writer, empty);
+        let built = tokio::task::spawn_blocking(move || {
+            let applied = writer.apply(update, Timestamp::now());
+            (writer, applied)
+        });
+        let (writer, applied) = match built.await {
+            Ok(built) => built,
+            Err(panic) => {
+                tracing::error!(error = %panic, "the table build died; the last table stays");
+                return None;
+            }
+        };
+        self.writer = writer;
+        match source {
+            Source::Loaded => {
+                self.readiness.set_cause(None);
+                self.readiness.config_loaded();
+                self.readiness.routes_loaded();
+                self.metrics.reload(ReloadSource::File, true);
+                tracing::info!(
+                    table.generation = applied.table.generation,
+                    table.routes = applied.table.report.routes.len(),
+                    "table published"
+                );
+            }
+            Source::Failed(error) => {
+                self.readiness.set_cause(Some(error));
+                self.metrics.reload(ReloadSource::File, false);
+            }
+            Source::Other => {}
+        }
+        Some(applied)
+    }
+
+    /// Writes what is unsaved; when to try again if the ledger could not.
+    async fn save(&self, unsaved: &mut Unsaved) -> Option<Instant> {
+        if unsaved.paths.is_empty() {
+            return None;
+        }
+        let (changes, removals) = unsaved.split();
+        match self.ledger.save_paths(&changes, &removals).await {
+            Ok(()) => {
+                unsaved.paths.clear();
+                None
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, paths = unsaved.paths.len(), "closed paths not saved yet");
+                Some(Instant::now() + RETRY)
+            }
+        }
+    }
+}
+
+/// What an update says about the sources.
+enum Source {
+    Loaded,
+    Failed(String),
+    Other,
+}
+
+impl Source {
+    fn of(update: &Update) -> Self {
+        match update {
+            Update::Document { .. } => Self::Loaded,
+            Update::Failed { source, error } => Self::Failed(format!("{source}: {error}")),
+            Update::Offers { .. } | Update::Remembered { .. } | Update::Tick => Self::Other,
+        }
+    }
+}
+
+impl Unsaved {
+    fn add(&mut self, changes: Vec<PathRecord>, removals: Vec<PathRecord>) {
+        for (records, keep) in [(removals, false), (changes, true)] {
+            for record in records {
+                self.paths.insert(identity(&record), (record, keep));
+            }
+        }
+    }
+
+    fn split(&self) -> (Vec<PathRecord>, Vec<PathRecord>) {
+        let (keep, forget): (Vec<_>, Vec<_>) = self.paths.values().partition(|(_, keep)| *keep);
+        let records = |list: Vec<&(PathRecord, bool)>| {
+            list.into_iter().map(|(record, _)| record.clone()).collect()
+        };
+        (records(keep), records(forget))
+    }
+}
+
+fn identity(record: &PathRecord) -> PathIdentity {
+    (
+        record.host.clone(),
+        record.pattern.clone(),
+        record.namespace.clone(),
+        record.name.clone(),
+        record.uid.clone(),
+    )
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn instant_of(at: Timestamp) -> Instant {
+    let wait = Timestamp::now().duration_until(at);
+    Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+}
