@@ -11,24 +11,26 @@
 mod tables;
 
 use crate::config::Config;
-use crate::facilitator;
+use crate::facilitator::{Client, ClientConfig};
 use crate::gate::{Gate, Ledger};
-use crate::http::admin;
+use crate::http::admin::{self, Admin, AdminInfo};
 use crate::http::forward_auth::{self, ForwardAuth};
-use crate::http::listener::{Drain, Listener};
+use crate::http::listener::{self, Listener};
 use crate::ledger::{Clock, Store};
 use crate::lifecycle::{ReadyState, Readiness, Tasks};
-use crate::metrics::Metrics;
+use crate::metrics::{BuildInfo, Metrics};
 use crate::pricing::Settings;
 use crate::route::AmbiguityClass;
-use crate::sources::file::FileSource;
-use crate::table::{TableWriter, Update};
+use crate::sources::file::{self, FileSource};
+use crate::table::{TableReader, TableWriter, Update};
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tables::Tables;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
 /// Answers in flight may take their deadline and then as long as a ledger step (M8).
 const LEDGER_GRACE: Duration = Duration::from_secs(5);
@@ -36,14 +38,17 @@ const LEDGER_GRACE: Duration = Duration::from_secs(5);
 /// How often leases are applied and rows pruned.
 const UPKEEP_EVERY: Duration = Duration::from_secs(15);
 
+/// Updates that may wait for the table writer; each is a complete list.
+const UPDATES: usize = 4;
+
 /// A running verifier.
 #[derive(Debug)]
 pub struct Server {
     tasks: Tasks,
     readiness: Readiness,
-    drain: Drain,
-    traffic: SocketAddr,
-    admin: SocketAddr,
+    table: TableReader,
+    traffic: listener::Server,
+    admin: Option<listener::Server>,
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -59,7 +64,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             tracing::info!(signal = name, delay_seconds = delay.as_secs(), "shutting down");
         }
         ended = server.tasks.failed() => {
-            return Err(ended).context("shutting down");
+            return Err(ended).context("the process cannot go on");
         }
     }
     tokio::select! {
@@ -80,24 +85,211 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Starts every part.
 ///
 /// # Errors
-/// When an address, the ledger or the extra root certificates cannot be used, or, without
+/// When an address, the ledger or the further root certificates cannot be used, or, without
 /// `--watch`, the pricing file.
 pub async fn start(config: Config) -> anyhow::Result<Server> {
     let Config { file, listen, admin_listen, watch, ledger, shutdown_delay: _, ca_file } = config;
-    let traffic = Listener::bind(&listen)?;
-    let one_port = listen == admin_listen && traffic.local_addr()?.port() == listen.port();
-    let admin_port = if one_port { None } else { Some(Listener::bind(&admin_listen)?) };
+    let traffic = Listener::bind(&listen).await?;
+    let admin_port =
+        if listen == admin_listen { None } else { Some(Listener::bind(&admin_listen).await?) };
 
-    let source = FileSource::new(file, watch);
-    let first = source.first_look().await;
-    let settings = first.as_ref().map_or_else(|| Settings::default(), |s| s.clone());
+    // Two settings are needed before the first table: the metric prefix and, without --watch,
+    // whether there will be a table at all.
+    let settings = match file::load_once(&file) {
+        Ok(document) => document.settings,
+        Err(error) if watch => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no settings yet");
+            Settings::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
     let classes: Vec<_> = AmbiguityClass::ALL.iter().map(|class| class.as_str()).collect();
     let metrics = Metrics::with_ambiguity_classes(&settings.metrics_prefix, &classes)
-        .context("metrics.prefix is not a metric name")?;
+        .context("metrics.prefix cannot start the name of a metric")?;
 
+    let tasks = Tasks::new();
+    let readiness = Readiness::new();
+    let ledger_name = ledger.to_string();
     let store = Store::open(&ledger, Clock::system(), Some(Arc::clone(&metrics))).await?;
-    let store = Arc::new(store);
-    let (mut writer, reader) = TableWriter::new();
-    recall(&mut writer, &*store).await?;
-    Ok(todo!())
+    if settings.verify_only && !store.is_durable() {
+        bail!(
+            "verifyOnly needs a ledger that survives a restart, or a payment buys an answer after \
+             each one (M10): use --ledger sqlite:PATH"
+        );
+    }
+    let (mut writer, table) = TableWriter::new();
+    recall(&mut writer, &store).await?;
+
+    let facilitator = Client::new(ClientConfig {
+        connect_timeout: settings.timeouts.facilitator_connect,
+        extra_ca: ca_file,
+        metrics: Some(Arc::clone(&metrics)),
+    })?;
+    let gate = Gate::new(
+        facilitator,
+        store,
+        table.clone(),
+        readiness.clone(),
+        tasks.clone(),
+        Arc::clone(&metrics),
+        Timestamp::now,
+    );
+    let (updates, received) = mpsc::channel(UPDATES);
+    let tables = Tables {
+        writer,
+        updates: received,
+        gate: gate.clone(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    tasks.spawn("table writer", tables.run(tasks.clone()));
+    tasks.spawn("file source", FileSource::new(file, watch).run(updates, tasks.clone()));
+    let (troubles, degraded) = watch::channel(Vec::new());
+    tasks.spawn("ledger upkeep", upkeep(gate.clone(), Arc::clone(&metrics), troubles, tasks.clone()));
+
+    let info = AdminInfo {
+        build: BuildInfo::CURRENT,
+        ledger: ledger_name,
+        degraded: Box::new(move || degraded.borrow().clone()),
+        per_offer: Box::new({
+            let table = table.clone();
+            move || table.load().settings.metrics_per_offer.into()
+        }),
+        now: Timestamp::now,
+    };
+    let admin = Admin {
+        table: table.clone(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        info: Arc::new(info),
+    };
+    let face = forward_auth::router(Arc::new(ForwardAuth { gate, metrics }));
+    let (face, admin) = match admin_port {
+        Some(port) => {
+            let admin = port.serve("admin", admin::router(admin), &tasks, &readiness);
+            (face, Some(admin))
+        }
+        None => (admin::routes(admin).fallback_service(face), None),
+    };
+    let traffic = traffic.serve("traffic", face, &tasks, &readiness);
+    tracing::info!(
+        listen.address = %traffic.local_addr(),
+        admin.address = %admin.as_ref().unwrap_or(&traffic).local_addr(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    Ok(Server { tasks, readiness, table, traffic, admin })
+}
+
+/// What a restart must not forget: closed paths (R4) and when offers were last paid.
+async fn recall(writer: &mut TableWriter, ledger: &Store) -> anyhow::Result<()> {
+    let unusable = "the ledger cannot be read";
+    for total in ledger.totals().await.context(unusable)? {
+        writer.restore_last_success(
+            &total.namespace,
+            &total.name,
+            &crate::money::Network::from_chain_id(total.chain_id).caip2(),
+            &total.asset.to_checksum(None),
+            total.last_success,
+        );
+    }
+    let paths = ledger.paths().await.context(unusable)?;
+    writer.apply(Update::Remembered { paths }, Timestamp::now());
+    Ok(())
+}
+
+/// Applies leases, prunes, and counts what is open.
+async fn upkeep<L: Ledger>(
+    gate: Gate<Client, L>,
+    metrics: Arc<Metrics>,
+    troubles: watch::Sender<Vec<String>>,
+    tasks: Tasks,
+) {
+    loop {
+        let trouble = match gate.ledger().upkeep(Timestamp::now()).await {
+            Ok(seen) => {
+                metrics.set_payments_unknown(seen.unknown);
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "ledger upkeep failed");
+                vec![error.to_string()]
+            }
+        };
+        troubles.send_replace(trouble);
+        tokio::select! {
+            () = tasks.stopping() => return,
+            () = tokio::time::sleep(UPKEEP_EVERY) => {}
+        }
+    }
+}
+
+impl Server {
+    /// Address of the traffic port.
+    #[must_use]
+    pub const fn traffic_address(&self) -> SocketAddr {
+        self.traffic.local_addr()
+    }
+
+    /// Waits until `/readyz` would be 200.
+    ///
+    /// # Errors
+    /// When it is not within `limit`, with the cause.
+    pub async fn wait_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let ready = async {
+            while self.readiness.state() != ReadyState::Ready {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(limit, ready).await.is_err() {
+            let cause = self.readiness.cause().unwrap_or_default();
+            bail!("not ready: {}: {cause}", self.readiness.state().sentence());
+        }
+        Ok(())
+    }
+
+    /// Drains and ends (M8).
+    ///
+    /// # Errors
+    /// None today; the end of a process may yet have something to say.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        let Self { tasks, readiness, table, traffic, admin } = self;
+        let answer = table.load().settings.timeouts.answer;
+        readiness.begin_draining();
+        tasks.begin_shutdown();
+        let open = traffic.drain(answer + LEDGER_GRACE).await;
+        let settlements = tasks.jobs();
+        if settlements > 0 {
+            tracing::info!(settlements, "waiting for settlements");
+        }
+        // Every job is bounded by its own deadline and lease; whoever stops us may end it sooner,
+        // and then the row reads as unknown (M3).
+        let finished = tasks.wait_jobs(Duration::MAX).await;
+        if let Some(admin) = admin {
+            admin.drain(LEDGER_GRACE).await;
+        }
+        tracing::info!(connections.open = open, settlements.finished = finished, "stopped");
+        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+        let interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -158,13 +158,19 @@ pub(super) fn settled(
     if code == "settlement_pending" {
         return SettleMeaning::Pending;
     }
-    if REFUSALS.contains(&code) && response.transaction.trim().is_empty() {
+    if is_refusal(response) {
         return SettleMeaning::Refused { reason: code.to_owned(), detail };
     }
     SettleMeaning::Unknown {
         transaction,
         detail: detail.unwrap_or_else(|| "failure without a reason".to_owned()),
     }
+}
+
+/// Whether a failure proves that nothing was broadcast.
+fn is_refusal(response: &SettleResponse) -> bool {
+    response.transaction.trim().is_empty()
+        && response.error_reason.as_deref().is_some_and(|code| REFUSALS.contains(&code))
 }
 
 /// The reason code of a facilitator fault.
@@ -202,5 +208,95 @@ fn joined(reason: Option<&str>, message: Option<&str>) -> Option<String> {
         (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
         (Some(only), None) | (None, Some(only)) => Some(only.to_owned()),
         (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "0xAB00000000000000000000000000000000000000000000000000000000000001";
+
+    fn refused(reason: &str, transaction: &str) -> SettleResponse {
+        SettleResponse {
+            success: false,
+            transaction: transaction.to_owned(),
+            network: "eip155:84532".to_owned(),
+            payer: None,
+            amount: None,
+            error_reason: Some(reason.to_owned()),
+            error_message: None,
+        }
+    }
+
+    #[test]
+    fn m4_only_a_listed_reason_without_a_transaction_is_a_refusal() {
+        for reason in REFUSALS {
+            assert!(refusal(reason, ""), "{reason}");
+            assert!(!refusal(reason, HASH), "{reason} with a transaction may have moved money");
+        }
+        for reason in [
+            "",
+            "invalid_exact_evm_transaction_failed",
+            "invalid_exact_evm_nonce_already_used",
+            "invalid_exact_evm_transaction_simulation_failed",
+            "unexpected_settle_error",
+            "unexpected_error",
+            "duplicate_settlement",
+        ] {
+            assert!(!refusal(reason, ""), "{reason}");
+        }
+    }
+
+    fn refusal(reason: &str, transaction: &str) -> bool {
+        is_refusal(&refused(reason, transaction))
+    }
+
+    #[test]
+    fn m4_a_transaction_hash_is_well_formed_or_none() {
+        assert_eq!(transaction_hash(HASH), Some(HASH.to_ascii_lowercase()));
+        let long = format!("{HASH}00");
+        for text in ["", "0x", "0x1", &HASH[2..], long.as_str(), "0xzz"] {
+            assert_eq!(transaction_hash(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn m4_verify_reads_the_payer_as_bytes() {
+        let payer = Address::repeat_byte(0xab);
+        let says = |named: Option<&str>| {
+            let response = VerifyResponse {
+                is_valid: true,
+                invalid_reason: None,
+                invalid_message: None,
+                payer: named.map(str::to_owned),
+            };
+            verified(&response, payer)
+        };
+        assert_eq!(says(None), Verified::Valid);
+        assert_eq!(says(Some("")), Verified::Valid);
+        assert_eq!(says(Some(&payer.to_string().to_lowercase())), Verified::Valid);
+        let other = Address::repeat_byte(1).to_string();
+        assert!(matches!(says(Some(&other)), Verified::Nonsense(_)));
+    }
+
+    #[test]
+    fn m4_a_used_nonce_is_a_conflict_and_a_missing_allowance_a_precondition() {
+        let says = |reason: &str| {
+            let response = VerifyResponse {
+                is_valid: false,
+                invalid_reason: Some(reason.to_owned()),
+                invalid_message: None,
+                payer: None,
+            };
+            match verified(&response, Address::ZERO) {
+                Verified::Invalid { reason, .. } => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(says("invalid_exact_evm_nonce_already_used"), Reason::PaymentUsed);
+        assert_eq!(says("permit2_allowance_required"), Reason::Permit2AllowanceRequired);
+        assert_eq!(says("invalid_exact_evm_signature"), Reason::PaymentInvalid);
+        assert_eq!(says(""), Reason::PaymentInvalid);
     }
 }

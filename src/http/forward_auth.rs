@@ -19,7 +19,7 @@ use crate::http::respond::{refuse, respond};
 use crate::metrics::{Metrics, UntrustedClass};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use http::{HeaderMap, HeaderName, Response};
 use secrecy::ExposeSecret;
 use std::net::{IpAddr, SocketAddr};
@@ -34,10 +34,6 @@ pub struct ForwardAuth<F, L> {
     /// Process-wide families.
     pub metrics: Arc<Metrics>,
 }
-
-/// Address of the peer, put into the request's extensions by the listener.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
 
 /// Why the forwarded headers do not name one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +74,7 @@ async fn handle<F: Facilitator, L: Ledger>(
     if !rest.is_empty() && !rest.starts_with('/') {
         return refuse(&Refusal::new(Reason::NoSuchEndpoint, None));
     }
-    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
     let (outcome, catalog) = face.answer(rest, &parts.headers, peer, arrived).await;
     face.metrics.request(outcome.label(), arrived.elapsed());
     log(&outcome, &parts.headers, arrived);

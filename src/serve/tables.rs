@@ -6,7 +6,7 @@
 //! a reload; nothing is lost by it, because a path that is live in the ledger and missing from a
 //! complete list is closed at the next start.
 
-use crate::gate::Ledger;
+use crate::gate::{Facilitator, Gate, Ledger};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::metrics::{Metrics, ReloadSource};
 use crate::table::{Applied, PathRecord, TableWriter, Update};
@@ -22,10 +22,10 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Owns the writer.
 #[derive(Debug)]
-pub(super) struct Tables<L> {
+pub(super) struct Tables<F, L> {
     pub(super) writer: TableWriter,
     pub(super) updates: Receiver<Update>,
-    pub(super) ledger: Arc<L>,
+    pub(super) gate: Gate<F, L>,
     pub(super) readiness: Readiness,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -38,7 +38,7 @@ struct Unsaved {
 
 type PathIdentity = (Option<String>, String, String, String, String);
 
-impl<L: Ledger> Tables<L> {
+impl<F: Facilitator, L: Ledger> Tables<F, L> {
     /// Runs until every source is gone or shutdown begins.
     pub(super) async fn run(mut self, tasks: Tasks) {
         let mut unsaved = Unsaved::default();
@@ -105,7 +105,7 @@ impl<L: Ledger> Tables<L> {
             return None;
         }
         let (changes, removals) = unsaved.split();
-        match self.ledger.save_paths(&changes, &removals).await {
+        match self.gate.ledger().save_paths(&changes, &removals).await {
             Ok(()) => {
                 unsaved.paths.clear();
                 None

@@ -27,6 +27,7 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+pub(crate) use self::process::scratch_dir;
 pub(crate) use self::{
     buyer::{Buyer, BuyerResult},
     chain::{ACCOUNTS, Anvil, CHAIN_ID, PAYEE, TOKEN},
