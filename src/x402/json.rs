@@ -85,16 +85,13 @@ impl<'a> Json<'a> {
         })
     }
 
-    /// The member of an object; `None` for `null` and for what is no object.
-    pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        let Self::Object(members) = self else {
-            return None;
-        };
-        members
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
-            .filter(|value| !matches!(value, Self::Null))
+    /// The members of an object; none for what is no object.
+    pub(super) fn members(&self) -> &[(Cow<'a, str>, Self)] {
+        if let Self::Object(members) = self {
+            members
+        } else {
+            &[]
+        }
     }
 
     /// The text of a string.

@@ -160,6 +160,14 @@ pub enum PaymentHeaderError {
         /// The key, bounded.
         key: String,
     },
+    /// A key that we read, in other letters; some readers would take it for the same key (M2).
+    #[error("payment holds the key {found:?} where {field} is meant")]
+    KeySpelling {
+        /// Path of the key that is meant.
+        field: String,
+        /// The key, bounded.
+        found: String,
+    },
     /// Nested too deeply.
     #[error("payment is nested more than {} levels deep", super::json::MAX_DEPTH)]
     TooDeep,
@@ -303,6 +311,9 @@ impl PaymentHeaderError {
                  {\"x402Version\":2,\"accepted\":{...},\"payload\":{...}}"
             }
             Self::DuplicateKey { .. } => "write every key once; readers differ on which one counts",
+            Self::KeySpelling { .. } => {
+                "write keys exactly as the x402 specification does; letter case counts"
+            }
             Self::TooDeep | Self::TooManyKeys => {
                 "send only the fields of the x402 payment object and the extensions asked for"
             }
@@ -395,17 +406,16 @@ fn read_accepted(root: Object<'_>, version: Version) -> Result<Accepted, Payment
         asset: accepted.text("asset")?,
         pay_to: accepted.text("payTo")?,
         max_timeout_seconds: accepted.optional_integer("maxTimeoutSeconds")?,
-        extra: accepted.optional("extra").map(Json::to_value),
+        extra: accepted.optional("extra")?.map(Json::to_value),
     })
 }
 
 /// M2: exactly one form. A form that is present as `null` counts as present, because another reader
 /// may not agree that it is absent.
 fn read_authorization(payload: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
-    match (
-        payload.has("authorization"),
-        payload.has("permit2Authorization"),
-    ) {
+    let transfer = payload.member("authorization")?.is_some();
+    let permit = payload.member("permit2Authorization")?.is_some();
+    match (transfer, permit) {
         (false, false) => Err(PaymentHeaderError::NoAuthorization),
         (true, true) => Err(PaymentHeaderError::TwoAuthorizations),
         (true, false) => read_transfer(payload.object("authorization", "payload.authorization")?),

@@ -32,18 +32,34 @@ impl<'j> Object<'j> {
         Self { json, path: "" }
     }
 
-    /// Whether the key is there, also as `null`.
-    pub(super) fn has(self, key: &str) -> bool {
-        matches!(self.json, Json::Object(members) if members.iter().any(|(name, _)| name == key))
+    /// The value of a key, be it `null`.
+    ///
+    /// A key that differs from it only in letter case is refused, alone or beside it: some readers
+    /// ignore case, and would settle another nonce than the one that we claim (M2).
+    pub(super) fn member(self, key: &str) -> Result<Option<&'j Json<'j>>, PaymentHeaderError> {
+        let mut value = None;
+        for (name, candidate) in self.json.members() {
+            if name == key {
+                value = Some(candidate);
+            } else if equal_but_for_case(name, key) {
+                return Err(PaymentHeaderError::KeySpelling {
+                    field: self.field(key),
+                    found: printable(name, EXCERPT),
+                });
+            }
+        }
+        Ok(value)
     }
 
     /// The value of a key, `None` when it is absent or null.
-    pub(super) fn optional(self, key: &str) -> Option<&'j Json<'j>> {
-        self.json.get(key)
+    pub(super) fn optional(self, key: &str) -> Result<Option<&'j Json<'j>>, PaymentHeaderError> {
+        Ok(self
+            .member(key)?
+            .filter(|value| !matches!(value, Json::Null)))
     }
 
     pub(super) fn optional_integer(self, key: &str) -> Result<Option<u64>, PaymentHeaderError> {
-        let Some(json) = self.optional(key) else {
+        let Some(json) = self.optional(key)? else {
             return Ok(None);
         };
         match json.as_u64() {
@@ -53,7 +69,7 @@ impl<'j> Object<'j> {
     }
 
     pub(super) fn required(self, key: &str) -> Result<&'j Json<'j>, PaymentHeaderError> {
-        self.optional(key)
+        self.optional(key)?
             .ok_or_else(|| PaymentHeaderError::Missing {
                 field: self.field(key),
             })
@@ -139,6 +155,20 @@ impl<'j> Object<'j> {
             expected,
             found,
         }
+    }
+}
+
+/// Letter case as Go's JSON reader ignores it, which knows two letters beyond ASCII.
+fn equal_but_for_case(name: &str, key: &str) -> bool {
+    let fold = |character: char| match character {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    if name.is_ascii() {
+        name.eq_ignore_ascii_case(key)
+    } else {
+        name.chars().map(fold).eq(key.chars().map(fold))
     }
 }
 

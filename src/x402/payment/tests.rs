@@ -248,6 +248,31 @@ fn m2_a_key_twice_at_any_depth_is_refused() {
 }
 
 #[test]
+fn m2_a_key_in_other_letters_is_refused_because_some_readers_take_it_for_the_same() {
+    let other = json!(format!("0x{}", "00".repeat(32)));
+    for (pointer, field) in [
+        (
+            "/payload/authorization/Nonce",
+            "payload.authorization.nonce",
+        ),
+        (
+            "/payload/permit2authorization",
+            "payload.permit2Authorization",
+        ),
+        ("/payload/\u{17f}ignature", "payload.signature"),
+        ("/X402VERSION", "x402Version"),
+    ] {
+        let error = refusal(PAYMENT_SIGNATURE, &edited(V2, pointer, Some(other.clone())));
+        assert!(
+            matches!(&error, PaymentHeaderError::KeySpelling { field: named, .. } if named == field),
+            "{error}"
+        );
+    }
+    let text = edited(V2, "/extensions", Some(json!({"a": 1, "A": 2})));
+    assert_eq!(&*payment(PAYMENT_SIGNATURE, &text).json, text);
+}
+
+#[test]
 fn m2_exactly_one_form_of_authorisation_is_read() {
     let permit = serde_json::from_str::<Value>(PERMIT2).expect("JSON");
     let permit = permit["payload"]["permit2Authorization"].clone();
@@ -475,6 +500,10 @@ fn every_error_says_what_to_do() {
         PaymentHeaderError::NotUtf8,
         PaymentHeaderError::NotJson { detail: text() },
         PaymentHeaderError::DuplicateKey { key: text() },
+        PaymentHeaderError::KeySpelling {
+            field: text(),
+            found: text(),
+        },
         PaymentHeaderError::TooDeep,
         PaymentHeaderError::TooManyKeys,
         PaymentHeaderError::NotObject,
