@@ -124,10 +124,15 @@ impl Findings {
 
     /// The errors noticed since `mark`, as problems of what was being read.
     pub(super) fn errors_since(&self, mark: usize) -> Vec<Problem> {
-        self.list
+        let mut errors: Vec<&Finding> = self
+            .list
             .iter()
             .skip(mark)
             .filter(|finding| finding.severity == Severity::Error)
+            .collect();
+        errors.sort_by_key(|finding| (finding.line, finding.column));
+        errors
+            .iter()
             .map(|finding| Problem {
                 code: finding.code,
                 message: finding.message.clone(),

@@ -81,10 +81,9 @@ fn parse(text: &str) -> Result<Uri, &'static str> {
     if authority.host().is_empty() || !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err("write an absolute URL, such as \"https://host/path\"");
     }
-    if authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0) {
-        return Err("write a port from 1 to 65535, or none");
-    }
-    if authority.port().is_none() && authority.as_str().ends_with(':') {
+    let port = authority.as_str().strip_prefix(authority.host());
+    let port = port.and_then(|rest| rest.strip_prefix(':'));
+    if port.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
         return Err("write a port from 1 to 65535, or none");
     }
     Ok(uri)
