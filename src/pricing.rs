@@ -1,11 +1,41 @@
 //! The pricing document (`pricing.yaml`): spanned parse, validation, [`Settings`] and offers out.
 //!
-//! Stub: to be written in full; the types below are the contract.
+//! The document is read in two steps. `tree.rs` makes a tree of it that keeps every scalar as the
+//! text that was written (`0.10` stays `0.10`) and knows where it was written. Then `settings.rs`,
+//! `routes.rs` and `payments.rs` read that tree by the keys of `keys.rs`, and everything they
+//! notice becomes a [`Finding`] with line, column and path: all problems at once, never the first.
+//!
+//! What is wrong decides how far it reaches (R3). A bad route becomes a route with problems, which
+//! closes its own path and harms no other. A bad setting, a text that is not YAML, or a route that
+//! does not say which path it guards leaves nothing sound to serve: [`Unusable`], and whoever
+//! holds the last good document keeps it. Nothing here ever opens a path by mistake (R1): a value
+//! that is not understood is an error, not the default.
+//!
+//! The module does no I/O but one: it reads the secret files that the document names, because
+//! their content is part of what is validated. It does not watch anything (`sources/file.rs`), does
+//! not compile patterns (`table.rs`), and knows nothing of requests.
 
+mod findings;
+mod keys;
+mod payments;
+mod read;
+mod routes;
+mod secrets;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod urls;
+
+use self::findings::{Findings, Place};
+use self::read::Section;
+use self::settings::Files;
 use crate::offer::Offer;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,6 +174,8 @@ pub struct Document {
     pub offers: Vec<Offer>,
     /// Everything noticed, errors of single routes included.
     pub findings: Vec<Finding>,
+    /// Secret files that the document names, readable or not: a change of one changes the document.
+    pub files: Vec<PathBuf>,
 }
 
 /// Something noticed in the document.
@@ -176,11 +208,16 @@ pub enum Severity {
 
 /// The document as a whole cannot be used: the last good one stays.
 #[derive(Debug, thiserror::Error)]
-#[error("the pricing document cannot be used: {} problem(s), first: {}", findings.len(), findings.first().map_or("", |f| f.message.as_str()))]
+#[error("the pricing document cannot be used: {}", summary(findings))]
 pub struct Unusable {
     /// All problems.
     pub findings: Vec<Finding>,
+    /// Secret files that the document names, as far as they are known.
+    pub files: Vec<PathBuf>,
 }
+
+/// Largest document, in bytes.
+pub const MAX_BYTES: usize = tree::MAX_BYTES;
 
 /// Parses and validates a document. `directory` resolves relative file names in it
 /// (`facilitatorHeadersFile`), `file` names it in findings and `declared_at`.
@@ -188,8 +225,75 @@ pub struct Unusable {
 /// # Errors
 /// Only when nothing sound can be made of the document; a bad route is a finding and a
 /// route with problems, never an error.
-pub fn parse(_text: &str, _file: &str, _directory: &std::path::Path) -> Result<Document, Unusable> {
-    todo!()
+pub fn parse(text: &str, file: &str, directory: &Path) -> Result<Document, Unusable> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut findings = Findings::default();
+    let mut files = Files {
+        directory,
+        asked: Vec::new(),
+    };
+    let read = read_document(text, file, &mut files, &mut findings);
+    let (findings, refused) = findings.finish();
+    let files = files.asked;
+    match read {
+        Some((settings, offers)) if !refused => Ok(Document {
+            settings,
+            offers,
+            findings,
+            files,
+        }),
+        _ => Err(Unusable { findings, files }),
+    }
+}
+
+fn read_document(
+    text: &str,
+    file: &str,
+    files: &mut Files<'_>,
+    findings: &mut Findings,
+) -> Option<(Settings, Vec<Offer>)> {
+    let tree = match tree::parse(text) {
+        Ok(tree) => tree,
+        Err(flaw) => {
+            findings.error(flaw.at, Place::ROOT, flaw.code, flaw.message);
+            if let Some(hint) = flaw.hint {
+                findings.hint(hint);
+            }
+            return None;
+        }
+    };
+    let expected = "a mapping of keys such as `routes`";
+    let root = Section::new(&tree, &Place::ROOT, expected, findings)?;
+    let (mut settings, defaults) = settings::read(&root, files, findings);
+    let offers = routes::read(&root, &defaults, &mut settings, file, findings);
+    Some((settings, offers))
+}
+
+/// The number of errors and the first of them with its place.
+fn summary(findings: &[Finding]) -> String {
+    let mut errors = findings.iter().filter(|f| f.severity == Severity::Error);
+    let Some(first) = errors.next() else {
+        return "no problem is known".to_owned();
+    };
+    let more = match errors.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    format!("{first}{more}")
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)?;
+        if !self.path.is_empty() {
+            write!(f, ", {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for Settings {

@@ -1,1 +1,575 @@
-//! Stub: to be written.
+//! The pricing file as a source: reads it, watches it, and sends what it became.
+//!
+//! A change is noticed by notification (inotify on the directory the file is named in and on the
+//! one it really is in, because a ConfigMap is swapped by renaming the `..data` link and never
+//! touches the file's own name) and, where notifications do not arrive (network file systems, a
+//! watch that could not be set), by looking at the metadata twice a second. Either way the answer
+//! to "did it change" is the content, and the secret files that the document names belong to it.
+//!
+//! A half-written file never becomes a table: what was read counts only when the metadata is still
+//! the same a moment later (a write in between leaves a later change time). The document is parsed
+//! meanwhile, so that the wait costs no time.
+//!
+//! Failure keeps the last good table (R6): a file that is missing, unreadable or unusable becomes
+//! one [`Update::Failed`] and one warning per change of cause, is tried again for ever, and says so
+//! when it is well again. The source never reads less than the whole file, holds at most one update
+//! in hand, and stops with the process.
+
+use crate::lifecycle::Tasks;
+use crate::pricing::{self, Document, Finding, Severity, Unusable};
+use crate::table::Update;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// How often metadata is looked at; half of the second within which a change is live.
+const POLL: Duration = Duration::from_millis(500);
+/// What was read must still be there this much later; far above the granularity of change times.
+const SETTLE: Duration = Duration::from_millis(60);
+/// Findings that are logged one by one.
+const LOGGED: usize = 20;
+/// Name of this source in `/routes`.
+const NAME: &str = "file";
+
+/// The pricing file.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    path: PathBuf,
+}
+
+/// Why the pricing file is not a document.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be read.
+    #[error("{} cannot be read, check that it exists and may be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a directory, a pipe or a device.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// It is too large.
+    #[error("{} has more than {} bytes", path.display(), pricing::MAX_BYTES)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no text.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no document that could be served.
+    #[error("{} was refused", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Unusable,
+    },
+    /// Reading it failed inside this process.
+    #[error("reading {} was interrupted", path.display())]
+    Interrupted {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        #[source]
+        source: JoinError,
+    },
+}
+
+/// Identity and state of a file, cheap to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Stamps of every file that the document consists of, `None` where there is none.
+type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+
+/// What can be seen of the files, with everything that blocks. Moved to a blocking thread and back.
+struct Eyes {
+    path: PathBuf,
+    /// Secret files that the latest document names.
+    files: Vec<PathBuf>,
+    /// Stamps when the latest look was taken for true.
+    stamps: Stamps,
+    /// Digest of the content that was sent last; `None` after a failure.
+    content: Option<u64>,
+    notices: Notices,
+}
+
+/// One look at files that have changed.
+struct Look {
+    at: Instant,
+    stamps: Stamps,
+    seen: Seen,
+}
+
+/// What a look found.
+enum Seen {
+    /// A document.
+    New(Box<Document>, u64),
+    /// Touched, but the same content as before.
+    Same,
+    /// The document names other files than were looked at: look again.
+    OtherFiles(Vec<PathBuf>),
+    /// No document.
+    Failure(LoadError),
+}
+
+/// What was told last, so that nothing is told twice.
+#[derive(Default)]
+struct Told {
+    cause: Option<String>,
+    findings: Vec<Finding>,
+    /// The prefix the metrics were registered under.
+    metrics_prefix: Option<Arc<str>>,
+}
+
+/// Directory watches; without them polling alone notices changes.
+struct Notices {
+    watcher: Option<RecommendedWatcher>,
+    /// Watched directories, with the device and inode that the watch hangs on.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+/// Reads, parses and validates the file once.
+///
+/// # Errors
+/// When it cannot be read or nothing sound can be made of it.
+pub fn load_once(path: &Path) -> Result<Document, LoadError> {
+    parse(path, &read(path)?)
+}
+
+impl FileSource {
+    /// The file at `path`, which need not exist yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Loads the file once and sends it (`--watch=false`).
+    ///
+    /// # Errors
+    /// As [`load_once`]; nothing is sent then.
+    pub async fn once(&self, updates: &mpsc::Sender<Update>) -> Result<(), LoadError> {
+        let path = self.path.clone();
+        let document = spawn_blocking(move || load_once(&path))
+            .await
+            .map_err(|source| interrupted(&self.path, source))??;
+        let update = Told::default().loaded(&self.path, document);
+        if updates.send(update).await.is_err() {
+            info!(config.path = %self.path.display(), "nobody takes the pricing file any more");
+        }
+        Ok(())
+    }
+
+    /// Sends the file now and whenever it changes, until shutdown begins or nobody listens.
+    pub async fn run(self, updates: mpsc::Sender<Update>, tasks: Tasks) {
+        tokio::select! {
+            () = tasks.stopping() => {}
+            () = self.watch(updates) => {}
+        }
+    }
+
+    /// Sends the file now and whenever it changes, until nobody listens.
+    async fn watch(self, updates: mpsc::Sender<Update>) {
+        let bell = Arc::new(Notify::new());
+        let mut told = Told::default();
+        let mut eyes = Eyes::new(self.path.clone(), &bell);
+        loop {
+            let step = step(eyes, &bell).await;
+            let update = match step {
+                Ok((returned, seen)) => {
+                    eyes = returned;
+                    match seen {
+                        Some(Seen::New(document, _)) => Some(told.loaded(&self.path, *document)),
+                        Some(Seen::Failure(error)) => told.failed(&self.path, &error),
+                        Some(Seen::Same | Seen::OtherFiles(_)) | None => None,
+                    }
+                }
+                Err(source) => {
+                    eyes = Eyes::new(self.path.clone(), &bell);
+                    told.failed(&self.path, &interrupted(&self.path, source))
+                }
+            };
+            if let Some(update) = update
+                && updates.send(update).await.is_err()
+            {
+                return;
+            }
+            tokio::select! {
+                () = bell.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+}
+
+/// Looks once, waits until it can be taken for true, and says what is new.
+async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), JoinError> {
+    let (returned, look) = spawn_blocking(move || {
+        let look = eyes.look();
+        (eyes, look)
+    })
+    .await?;
+    eyes = returned;
+    let Some(look) = look else {
+        return Ok((eyes, None));
+    };
+    tokio::time::sleep_until(look.at + SETTLE).await;
+    let (eyes, seen) = spawn_blocking(move || {
+        let seen = eyes.confirm(look);
+        (eyes, seen)
+    })
+    .await?;
+    if matches!(seen, None | Some(Seen::OtherFiles(_))) {
+        bell.notify_one();
+    }
+    Ok((eyes, seen))
+}
+
+impl Eyes {
+    fn new(path: PathBuf, bell: &Arc<Notify>) -> Self {
+        Self {
+            path,
+            files: Vec::new(),
+            stamps: Stamps::new(),
+            content: None,
+            notices: Notices::new(bell),
+        }
+    }
+
+    /// Reads the files if they may have changed.
+    fn look(&mut self) -> Option<Look> {
+        // The watches come first: whatever changes after this line rings the bell.
+        self.notices.follow(&self.path, &self.files);
+        let stamps = stamps(&self.path, &self.files);
+        if stamps == self.stamps {
+            return None;
+        }
+        let at = Instant::now();
+        let seen = match read(&self.path) {
+            Ok(text) => self.parse(&text),
+            Err(error) => Seen::Failure(error),
+        };
+        Some(Look { at, stamps, seen })
+    }
+
+    fn parse(&self, text: &str) -> Seen {
+        let content = digest(text, &self.files);
+        if self.content == Some(content) {
+            return Seen::Same;
+        }
+        let parsed = parse(&self.path, text);
+        let files = match &parsed {
+            Ok(document) => document.files.as_slice(),
+            Err(LoadError::Unusable { source, .. }) => source.files.as_slice(),
+            Err(
+                LoadError::Read { .. }
+                | LoadError::NotAFile { .. }
+                | LoadError::TooLarge { .. }
+                | LoadError::NotText { .. }
+                | LoadError::Interrupted { .. },
+            ) => self.files.as_slice(),
+        };
+        if files != self.files {
+            return Seen::OtherFiles(files.to_vec());
+        }
+        match parsed {
+            Ok(document) => Seen::New(Box::new(document), content),
+            Err(error) => Seen::Failure(error),
+        }
+    }
+
+    /// What was seen, if the files are still as they were.
+    fn confirm(&mut self, look: Look) -> Option<Seen> {
+        if stamps(&self.path, &self.files) != look.stamps {
+            return None;
+        }
+        self.stamps = look.stamps;
+        match &look.seen {
+            Seen::New(_, content) => self.content = Some(*content),
+            Seen::Same => {}
+            Seen::OtherFiles(files) => {
+                self.files.clone_from(files);
+                self.stamps.clear();
+            }
+            Seen::Failure(error) => {
+                self.content = None;
+                // A read that failed may succeed next time although nothing shows a change.
+                if matches!(error, LoadError::Read { .. }) {
+                    self.stamps.clear();
+                }
+            }
+        }
+        Some(look.seen)
+    }
+}
+
+impl Told {
+    fn loaded(&mut self, path: &Path, document: Document) -> Update {
+        let Document {
+            settings,
+            offers,
+            findings,
+            ..
+        } = document;
+        let routes: usize = offers.iter().map(|offer| offer.routes.len()).sum();
+        let broken = offers
+            .iter()
+            .flat_map(|offer| &offer.routes)
+            .filter(|route| !route.problems.is_empty())
+            .count();
+        let warnings = count(&findings, Severity::Warning);
+        info!(
+            config.path = %path.display(),
+            routes,
+            routes.misconfigured = broken,
+            warnings,
+            "pricing file loaded"
+        );
+        self.cause = None;
+        self.log_findings(path, findings);
+        match &self.metrics_prefix {
+            None => self.metrics_prefix = Some(Arc::clone(&settings.metrics_prefix)),
+            Some(prefix) if *prefix != settings.metrics_prefix => warn!(
+                config.path = %path.display(),
+                "metrics.prefix changed and needs a restart: it is still {prefix}"
+            ),
+            Some(_) => {}
+        }
+        Update::Document {
+            settings: Box::new(settings),
+            offers,
+        }
+    }
+
+    /// The update for a failure, unless its cause was told already.
+    fn failed(&mut self, path: &Path, error: &LoadError) -> Option<Update> {
+        let cause = chain(error);
+        if self.cause.as_ref() == Some(&cause) {
+            return None;
+        }
+        warn!(
+            config.path = %path.display(),
+            error = %cause,
+            "pricing file not loaded, the last good one stays in force"
+        );
+        if let LoadError::Unusable { source, .. } = error {
+            self.log_findings(path, source.findings.clone());
+        }
+        self.cause = Some(cause.clone());
+        Some(Update::Failed {
+            source: NAME,
+            error: cause,
+        })
+    }
+
+    /// One line for each finding, unless the same ones were logged last.
+    fn log_findings(&mut self, path: &Path, findings: Vec<Finding>) {
+        if findings == self.findings {
+            return;
+        }
+        for finding in findings.iter().take(LOGGED) {
+            warn!(config.path = %path.display(), code = finding.code, "{finding}");
+        }
+        if let Some(more) = findings.len().checked_sub(LOGGED).filter(|more| *more > 0) {
+            warn!(
+                config.path = %path.display(),
+                more,
+                "more findings are listed by `x402-verifier check`"
+            );
+        }
+        self.findings = findings;
+    }
+}
+
+impl Notices {
+    fn new(bell: &Arc<Notify>) -> Self {
+        let bell = Arc::clone(bell);
+        // Every event is a reason to look, errors and lost events included; but not that somebody
+        // read a file, because that somebody is this source.
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                bell.notify_one();
+            }
+        });
+        let watcher = watcher
+            .map_err(|error| {
+                info!(%error, "file notifications are not available, changes are polled");
+            })
+            .ok();
+        Self {
+            watcher,
+            watched: BTreeMap::new(),
+        }
+    }
+
+    /// Watches the directories in which a change of these files would show, and no others.
+    fn follow(&mut self, path: &Path, files: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let mut wanted = BTreeMap::new();
+        for file in std::iter::once(path).chain(files.iter().map(PathBuf::as_path)) {
+            let real = fs::canonicalize(file).ok();
+            for directory in [Some(file), real.as_deref()]
+                .into_iter()
+                .flatten()
+                .map(directory)
+            {
+                if let Ok(metadata) = fs::metadata(directory) {
+                    wanted.insert(directory.to_owned(), (metadata.dev(), metadata.ino()));
+                }
+            }
+        }
+        self.watched.retain(|directory, identity| {
+            let keep = wanted.get(directory) == Some(identity);
+            if !keep && let Err(error) = watcher.unwatch(directory) {
+                // The usual case: the directory is gone, and its watch with it.
+                tracing::debug!(path = %directory.display(), %error, "directory no longer watched");
+            }
+            keep
+        });
+        for (directory, identity) in wanted {
+            if self.watched.contains_key(&directory) {
+                continue;
+            }
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(directory, identity);
+                }
+                Err(error) => {
+                    tracing::debug!(path = %directory.display(), %error, "directory is polled");
+                }
+            }
+        }
+    }
+}
+
+/// The directory a file is named in.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
+    let failed = |source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    // Asked before opening: opening a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(LoadError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    let most = u64::try_from(pricing::MAX_BYTES).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    if bytes.len() > pricing::MAX_BYTES {
+        return Err(LoadError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    String::from_utf8(bytes).map_err(|_invalid| LoadError::NotText {
+        path: path.to_owned(),
+    })
+}
+
+fn parse(path: &Path, text: &str) -> Result<Document, LoadError> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    pricing::parse(text, &name.to_string_lossy(), directory(path)).map_err(|source| {
+        LoadError::Unusable {
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+fn stamps(path: &Path, files: &[PathBuf]) -> Stamps {
+    std::iter::once(path)
+        .chain(files.iter().map(PathBuf::as_path))
+        .map(|file| (file.to_owned(), fs::metadata(file).ok().map(|m| stamp(&m))))
+        .collect()
+}
+
+fn stamp(metadata: &fs::Metadata) -> Stamp {
+    Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        length: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    }
+}
+
+/// Digest of the pricing file's text and of the content of the secret files it names.
+fn digest(text: &str, files: &[PathBuf]) -> u64 {
+    const MOST: u64 = 1024 * 1024;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    for file in files {
+        let mut bytes = Vec::new();
+        let read = File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+        hasher.write_u8(u8::from(read.is_ok()));
+        hasher.write_usize(bytes.len());
+        hasher.write(&bytes);
+    }
+    hasher.finish()
+}
+
+fn interrupted(path: &Path, source: JoinError) -> LoadError {
+    LoadError::Interrupted {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn count(findings: &[Finding], severity: Severity) -> usize {
+    findings.iter().filter(|f| f.severity == severity).count()
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
