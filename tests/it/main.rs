@@ -3,10 +3,20 @@
 //! Modules named `real` need what `make tools` installs; the others need nothing but this binary.
 
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod facilitator;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod money;
+#[cfg(test)]
 mod parts;
+#[cfg(test)]
+mod scripted;
