@@ -142,3 +142,38 @@ pub struct Problem {
 pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest validity that is advertised (compat 1.6).
 pub const MAX_MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+impl Owner {
+    /// The namespace, `None` for the operator.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Operator => None,
+            Self::Namespace(namespace) => Some(namespace),
+        }
+    }
+}
+
+impl Gate {
+    /// The word for it in configuration and `/routes`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Paid => "paid",
+            Self::Free => "free",
+            Self::Auth => "auth",
+        }
+    }
+}
+
+impl Settle {
+    /// The word for it in configuration and `/routes`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+            Self::Never => "never",
+        }
+    }
+}
