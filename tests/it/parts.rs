@@ -18,6 +18,7 @@ mod chain;
 mod facilitator;
 pub(crate) mod http;
 pub(crate) mod process;
+mod promtool;
 mod selftest;
 mod traefik;
 
@@ -30,7 +31,8 @@ use std::{
 pub(crate) use self::{
     buyer::{Buyer, BuyerResult},
     chain::{ACCOUNTS, Anvil, CHAIN_ID, PAYEE, TOKEN},
-    facilitator::TsFacilitator,
+    facilitator::{TsFacilitator, node_server},
+    promtool::check_metrics,
     traefik::Traefik,
 };
 
