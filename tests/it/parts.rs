@@ -18,6 +18,7 @@ mod chain;
 mod facilitator;
 pub(crate) mod http;
 pub(crate) mod process;
+mod promtool;
 mod selftest;
 mod traefik;
 
@@ -31,7 +32,8 @@ pub(crate) use self::process::scratch_dir;
 pub(crate) use self::{
     buyer::{Buyer, BuyerResult},
     chain::{ACCOUNTS, Anvil, CHAIN_ID, PAYEE, TOKEN},
-    facilitator::TsFacilitator,
+    facilitator::{TsFacilitator, node_server},
+    promtool::check_metrics,
     traefik::Traefik,
 };
 

@@ -152,6 +152,9 @@ rust_peers() {
   tool peers "$peers/Cargo.toml" "$peers/Cargo.lock" "${sources[@]}" -- "$(rustc --version)"
 }
 
+# Jobs in the background do not hear Ctrl-C by themselves.
+trap 'trap "" TERM; kill -TERM 0; exit 130' INT
+
 echo "tools in $tools"
 # The peers are one long compilation, the rest mostly downloads: both at once.
 rust_peers &

@@ -42,7 +42,10 @@ impl TsFacilitator {
 }
 
 /// A server of `tests/parts/servers` in the v2 package set, and the URL it prints.
-pub(super) async fn node_server(name: &str, arguments: &[&str]) -> (Process, String) {
+///
+/// `["servers/upstream.mjs", "0"]` is the seller's service that copies receipts, `["servers/dual.mjs", "0", URL]` a
+/// seller without a gate, `["servers/resource.mjs", "0", URL]` the official Express middleware.
+pub(crate) async fn node_server(name: &str, arguments: &[&str]) -> (Process, String) {
     require("node");
     require("npm-v2");
     let mut command = supervised(super::parts_dir().join("node.sh"));

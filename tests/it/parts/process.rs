@@ -85,10 +85,13 @@ impl Process {
         let mut found = None;
         let name = self.name.clone();
         self.wait_until(&format!("{name} to print {marker:?}"), |process| {
-            found = process.log().lines().find_map(|line| {
-                line.split_once(marker)
-                    .map(|(_, rest)| rest.trim().to_owned())
-            });
+            // Only whole lines: the last one may still be on its way.
+            found = process
+                .log()
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'))
+                .find_map(|line| line.split_once(marker))
+                .map(|(_, rest)| rest.trim().to_owned());
             std::future::ready(found.is_some())
         })
         .await;
@@ -133,6 +136,28 @@ impl Process {
             .unwrap_or(Path::new("."))
     }
 
+    /// Asks the command to end, as a kubelet does: SIGTERM to it alone, not to its group.
+    pub(crate) fn terminate(&self) {
+        let script = format!("kill -s TERM {}", self.child.id());
+        drop(Command::new("sh").args(["-c", &script]).status());
+    }
+
+    /// Waits for its end: the exit code, or 128 and the signal that killed it.
+    pub(crate) async fn wait(&mut self, limit: Duration) -> i32 {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(
+                started.elapsed() < limit,
+                "{} has not ended in {limit:?}",
+                self.name
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Stops the group and returns when its every thread has noticed; `CONT` wakes it.
     pub(crate) async fn freeze(&self) {
         self.signal("STOP");
@@ -148,7 +173,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the whole group: `CONT` wakes it, `TERM` asks it to end.
+    /// Sends a signal to the whole group: `CONT` wakes it, `KILL` is a crash.
     pub(crate) fn signal(&self, signal: &str) {
         signal_group(self.child.id(), signal);
     }

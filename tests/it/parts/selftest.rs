@@ -1,12 +1,13 @@
 //! The parts, proven without the verifier: when these fail, no other test with real parts means anything.
 
 mod real {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
     use crate::parts::{
         ACCOUNTS, Anvil, Buyer, BuyerResult, CHAIN_ID, PAYEE, TOKEN, Traefik, TsFacilitator,
-        facilitator::node_server,
-        http,
+        check_metrics, http, node_server,
         process::{Process, supervised},
         require,
     };
@@ -119,7 +120,7 @@ mod real {
         let chain = Anvil::start_with(&["--block-time", "1"]).await;
         chain.pause().await;
         let call = chain.balance_of(ACCOUNTS[1].address);
-        let hung = tokio::time::timeout(std::time::Duration::from_millis(300), call).await;
+        let hung = tokio::time::timeout(Duration::from_millis(300), call).await;
         assert!(hung.is_err(), "a stopped chain answered");
         chain.resume();
         assert_eq!(chain.balance_of(ACCOUNTS[1].address).await, MINTED);
@@ -180,9 +181,36 @@ mod real {
             if !alive() {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("process {child} outlived its starter");
+    }
+
+    #[tokio::test]
+    async fn a_terminated_process_ends_with_its_own_status() {
+        let mut command = supervised("bash");
+        command.args([
+            "-c",
+            "trap 'exit 7' TERM; echo up; while :; do sleep 0.02; done",
+        ]);
+        let mut polite = Process::start("polite", command);
+        polite.wait_for_line("up").await;
+        polite.terminate();
+        assert_eq!(polite.wait(Duration::from_secs(10)).await, 7);
+    }
+
+    #[tokio::test]
+    async fn promtool_tells_good_metrics_from_bad() {
+        let good = "# HELP things_total Things.\n# TYPE things_total counter\nthings_total 1\n";
+        assert_eq!(check_metrics(good).await, Ok(()));
+        assert!(
+            check_metrics("things_total{ 1\n").await.is_err(),
+            "no exposition"
+        );
+        assert!(
+            check_metrics("things_total 1\n").await.is_err(),
+            "no help text"
+        );
     }
 
     async fn get(url: &str) -> http::Answer {
