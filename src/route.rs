@@ -1,7 +1,28 @@
 //! The request target: one parser, many views; and the pattern language.
 //!
-//! Stub: to be written in full; the signatures below are the contract.
+//! The gate and the upstream may read one target differently, and that is how path gates are
+//! bypassed. So a target is read in every way an upstream might read it: [`Target::parse`] refuses
+//! what has no single meaning at all, [`Target::views`] lists every reading of the rest, and the
+//! table decides over all of them (design section 4). The bytes themselves are never rewritten:
+//! what is forwarded is what came.
+//!
+//! It is not a URL parser and knows no offers. It allocates nothing for a plain target, which is
+//! nearly every target; a hostile one costs a bounded number of views of a bounded length.
+//!
+//! Invariants: every view starts with `/`; the raw path is the first view; the number of views never
+//! exceeds [`MAX_VIEWS`]; a trailing slash stays in the text and is ignored by [`Pattern`].
 
+mod glob;
+mod host;
+mod pattern;
+mod views;
+
+pub use glob::Glob;
+pub use host::normalize_host;
+pub use pattern::{Pattern, PatternError, Segment, Specificity, Tail, literal_prefix};
+pub use views::MAX_VIEWS;
+
+use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
 /// A request target, split and checked (design section 4).
@@ -9,69 +30,297 @@ use std::borrow::Cow;
 pub struct Target<'a> {
     raw: &'a str,
     path: &'a str,
+    features: Features,
+    /// The path decoded once; `None` when it holds no escape.
+    once: Option<String>,
+    /// The path decoded twice; `None` when that changes nothing more.
+    twice: Option<String>,
+}
+
+/// What a path contains that lets it be read in more than one way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Features {
+    escape: bool,
+    encoded_slash: bool,
+    encoded_percent: bool,
+    backslash: bool,
+    parameter: bool,
+    double_slash: bool,
+    dot_segment: bool,
 }
 
 /// Why a target has no single meaning: 400 `ambiguous_target`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// No leading slash, empty, or an authority that is not the forwarded host.
-    #[error("request target is not a path")]
+    /// No leading slash and no absolute form either, or empty.
+    #[error("request target is not a path: it must start with \"/\"")]
     Form,
+    /// Absolute form whose authority is not the forwarded host.
+    #[error("request target names another authority than the forwarded host")]
+    Authority,
+    /// A fragment, which some servers cut and some keep.
+    #[error("request target contains \"#\": encode it as %23")]
+    Fragment,
+    /// A control byte, space or tab, literally.
+    #[error("request target contains a control byte or a space: encode a space as %20")]
+    Control,
+    /// A percent sign that starts no escape.
+    #[error("request target contains a bad percent escape: encode a percent sign as %25")]
+    Escape,
+    /// An encoded NUL, CR, LF or other control byte, at any depth of encoding.
+    #[error("request target contains an encoded control byte")]
+    EncodedControl,
+    /// Escapes that are not UTF-8 (overlong forms included).
+    #[error("request target contains escapes that are not UTF-8")]
+    Utf8,
+    /// Longer, deeper or more escaped than any honest path.
+    #[error("request target is too long: at most 16 KiB, 256 segments and 2048 escapes")]
+    Cost,
 }
 
 /// Class of ambiguity, the label of `ambiguous_targets_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AmbiguityClass {
-    /// Target form: no leading slash, absolute form of another authority, fragment.
+    /// Target form: no leading slash, absolute form of another authority.
     Form,
+    /// A fragment.
+    Fragment,
+    /// Control bytes, literal or encoded.
+    Control,
+    /// Bad percent escapes or escapes that are not UTF-8.
+    Escape,
+    /// Too long, too deep, too many escapes.
+    Cost,
+    /// An encoded slash.
+    EncodedSlash,
+    /// An encoded percent sign.
+    DoubleEncoding,
+    /// A backslash, literal or encoded.
+    Backslash,
+    /// A dot segment, literal or encoded.
+    DotSegment,
+    /// `;parameters`.
+    Parameter,
+    /// `//`.
+    DoubleSlash,
+    /// Any other escape.
+    Encoding,
+    /// Letter case alone.
+    Case,
 }
 
-/// A compiled pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    text: String,
-}
-
-/// Why a pattern cannot compile.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    /// Does not start with a slash.
-    #[error("pattern does not start with \"/\"")]
-    NoLeadingSlash,
-}
+/// Longest path in bytes.
+const MAX_PATH: usize = 16 * 1024;
+/// Most slashes and backslashes in a path.
+const MAX_SEGMENTS: usize = 256;
+/// Most percent escapes in a path.
+const MAX_ESCAPES: usize = 2048;
 
 impl<'a> Target<'a> {
     /// Splits and checks a target. `authority` is the forwarded host for absolute-form targets.
     ///
+    /// The query is opaque but for control bytes; only the path before the first `?` has views.
+    ///
     /// # Errors
     /// See [`TargetError`].
-    pub fn parse(_raw: &'a str, _authority: Option<&str>) -> Result<Self, TargetError> {
-        todo!()
+    pub fn parse(raw: &'a str, authority: Option<&str>) -> Result<Self, TargetError> {
+        if raw.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            return Err(TargetError::Control);
+        }
+        let origin_form = if raw.starts_with('/') {
+            raw
+        } else {
+            reduce(raw, authority)?
+        };
+        let path = match origin_form.split_once('?') {
+            Some((path, _query)) => path,
+            None => origin_form,
+        };
+        let mut features = scan(path)?;
+        let (mut once, mut twice) = (None, None);
+        if features.escape {
+            let first = decode(path)?.into_owned();
+            if first.contains('%')
+                && let Cow::Owned(second) = decode(&first)?
+            {
+                twice = Some(second);
+            }
+            features.backslash |= first.contains('\\');
+            features.parameter |= first.contains(';');
+            features.double_slash |= first.contains("//");
+            once = Some(first);
+        }
+        if features.readable_differently() {
+            let texts = [Some(path), once.as_deref(), twice.as_deref()];
+            features.dot_segment = texts.into_iter().flatten().any(views::has_dot_segment);
+        }
+        Ok(Self {
+            raw,
+            path,
+            features,
+            once,
+            twice,
+        })
     }
+
     /// The target as received, query included.
     #[must_use]
     pub const fn raw(&self) -> &'a str {
         self.raw
     }
+
     /// The path as received (no query).
     #[must_use]
     pub const fn path(&self) -> &'a str {
         self.path
     }
+
     /// Whether the path has exactly one view (no `%`, `;`, `\`, `//`, dot segment).
     #[must_use]
-    pub fn is_plain(&self) -> bool {
-        todo!()
+    pub const fn is_plain(&self) -> bool {
+        !self.features.readable_differently()
     }
+
+    /// Whether the path hides structure: an encoded `/`, a `\`, a `%25` or a dot segment. Such a
+    /// target is never priced when its views differ (design section 4, step 3).
+    #[must_use]
+    pub const fn hides_structure(&self) -> bool {
+        let Features {
+            encoded_slash,
+            encoded_percent,
+            backslash,
+            dot_segment,
+            ..
+        } = self.features;
+        encoded_slash || encoded_percent || backslash || dot_segment
+    }
+
     /// The distinct views of the path, the raw one first; a plain target has one.
     #[must_use]
     pub fn views(&self) -> Vec<Cow<'_, str>> {
-        todo!()
+        if self.is_plain() {
+            return vec![Cow::Borrowed(self.path)];
+        }
+        views::compose(self.path, self.once.as_deref(), self.twice.as_deref())
     }
-    /// The class under which an ambiguity of this target is counted.
+
+    /// The class under which an ambiguity of this target is counted: the most telling feature.
     #[must_use]
-    pub fn class(&self) -> AmbiguityClass {
-        todo!()
+    pub const fn class(&self) -> AmbiguityClass {
+        let features = &self.features;
+        if features.encoded_slash {
+            AmbiguityClass::EncodedSlash
+        } else if features.encoded_percent {
+            AmbiguityClass::DoubleEncoding
+        } else if features.backslash {
+            AmbiguityClass::Backslash
+        } else if features.dot_segment {
+            AmbiguityClass::DotSegment
+        } else if features.parameter {
+            AmbiguityClass::Parameter
+        } else if features.double_slash {
+            AmbiguityClass::DoubleSlash
+        } else if features.escape {
+            AmbiguityClass::Encoding
+        } else {
+            AmbiguityClass::Case
+        }
+    }
+}
+
+impl Features {
+    /// Whether there is more than one way to read the path.
+    const fn readable_differently(&self) -> bool {
+        self.escape || self.backslash || self.parameter || self.double_slash || self.dot_segment
+    }
+}
+
+/// One pass over the path bytes: what it contains, and the bounds on its cost.
+fn scan(path: &str) -> Result<Features, TargetError> {
+    if path.len() > MAX_PATH {
+        return Err(TargetError::Cost);
+    }
+    let mut found = Features::default();
+    let (mut segments, mut escapes) = (0_usize, 0_usize);
+    let mut bytes = path.bytes();
+    // Bytes since the last slash, and whether all of them were dots.
+    let (mut length, mut dots) = (1_usize, false);
+    while let Some(byte) = bytes.next() {
+        if byte == b'/' {
+            found.double_slash |= length == 0;
+            found.dot_segment |= dots && (1..=2).contains(&length);
+            segments += 1;
+            (length, dots) = (0, true);
+            continue;
+        }
+        length += 1;
+        dots &= byte == b'.';
+        match byte {
+            b'#' => return Err(TargetError::Fragment),
+            b'\\' => {
+                found.backslash = true;
+                segments += 1;
+            }
+            b';' => found.parameter = true,
+            b'%' => {
+                let (Some(high), Some(low)) = (bytes.next(), bytes.next()) else {
+                    return Err(TargetError::Escape);
+                };
+                if !high.is_ascii_hexdigit() || !low.is_ascii_hexdigit() {
+                    return Err(TargetError::Escape);
+                }
+                escapes += 1;
+                found.escape = true;
+                match (high, low.to_ascii_lowercase()) {
+                    (b'2', b'f') => found.encoded_slash = true,
+                    (b'2', b'5') => found.encoded_percent = true,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    found.dot_segment |= dots && (1..=2).contains(&length);
+    if segments > MAX_SEGMENTS || escapes > MAX_ESCAPES {
+        return Err(TargetError::Cost);
+    }
+    Ok(found)
+}
+
+/// Decodes every escape once; what is no escape stays (a decoded `100%` is honest).
+fn decode(text: &str) -> Result<Cow<'_, str>, TargetError> {
+    let decoded = match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => decoded,
+        Err(_not_utf8) => return Err(TargetError::Utf8),
+    };
+    if decoded.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
+        return Err(TargetError::EncodedControl);
+    }
+    Ok(decoded)
+}
+
+/// Reduces an absolute-form target to path and query, if it names the forwarded host.
+fn reduce<'a>(raw: &'a str, authority: Option<&str>) -> Result<&'a str, TargetError> {
+    let rest = ["http://", "https://"]
+        .into_iter()
+        .find_map(|scheme| {
+            let (head, rest) = raw.split_at_checked(scheme.len())?;
+            head.eq_ignore_ascii_case(scheme).then_some(rest)
+        })
+        .ok_or(TargetError::Form)?;
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let (named, rest) = rest.split_at_checked(end).ok_or(TargetError::Form)?;
+    let named = normalize_host(named).ok_or(TargetError::Authority)?;
+    let forwarded = authority
+        .and_then(normalize_host)
+        .ok_or(TargetError::Authority)?;
+    if named != forwarded {
+        return Err(TargetError::Authority);
+    }
+    match rest.chars().next() {
+        Some('/') => Ok(rest),
+        None | Some('?') => Ok("/"),
+        Some(_) => Err(TargetError::Form),
     }
 }
 
@@ -79,7 +328,13 @@ impl TargetError {
     /// The class under which this error is counted.
     #[must_use]
     pub const fn class(self) -> AmbiguityClass {
-        AmbiguityClass::Form
+        match self {
+            Self::Form | Self::Authority => AmbiguityClass::Form,
+            Self::Fragment => AmbiguityClass::Fragment,
+            Self::Control | Self::EncodedControl => AmbiguityClass::Control,
+            Self::Escape | Self::Utf8 => AmbiguityClass::Escape,
+            Self::Cost => AmbiguityClass::Cost,
+        }
     }
 }
 
@@ -87,32 +342,23 @@ impl AmbiguityClass {
     /// Label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        "form"
+        match self {
+            Self::Form => "form",
+            Self::Fragment => "fragment",
+            Self::Control => "control",
+            Self::Escape => "escape",
+            Self::Cost => "cost",
+            Self::EncodedSlash => "encoded_slash",
+            Self::DoubleEncoding => "double_encoding",
+            Self::Backslash => "backslash",
+            Self::DotSegment => "dot_segment",
+            Self::Parameter => "parameter",
+            Self::DoubleSlash => "double_slash",
+            Self::Encoding => "encoding",
+            Self::Case => "case",
+        }
     }
 }
 
-impl Pattern {
-    /// Compiles pattern text (compat 1.3: exact, `/*` suffix, per-segment globs).
-    ///
-    /// # Errors
-    /// See [`PatternError`].
-    pub fn parse(_text: &str) -> Result<Self, PatternError> {
-        todo!()
-    }
-    /// The text it was compiled from.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-    /// Whether one view of a path matches.
-    #[must_use]
-    pub fn matches(&self, _view: &str) -> bool {
-        todo!()
-    }
-}
-
-/// Normalises a host: lower case, no port, no trailing dot. `None` when it is not exactly one host.
-#[must_use]
-pub fn normalize_host(_text: &str) -> Option<Cow<'_, str>> {
-    todo!()
-}
+#[cfg(test)]
+mod tests;
