@@ -6,7 +6,7 @@
 //!
 //! Failure: bad flags are all the user's: exit status 2 and what would do.
 
-use crate::http::listener::ListenAddr;
+use crate::http::listener::ListenAddress;
 use crate::ledger::LedgerUrl;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -55,10 +55,10 @@ pub struct ServeArgs {
     pub config: PathBuf,
     /// Address of /verify; ":8080" is every interface, IPv6 included
     #[arg(long, value_name = "ADDR", env = "X402_LISTEN", default_value = ":8080")]
-    pub listen: ListenAddr,
+    pub listen: ListenAddress,
     /// Address of probes, metrics and /routes; equal to --listen to serve both on one port
     #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
-    pub admin_listen: ListenAddr,
+    pub admin_listen: ListenAddress,
     /// Where routes come from: the file alone, or the cluster's offers plus the file
     #[arg(long, value_name = "SOURCE", env = "X402_ROUTE_SOURCE", default_value = "file")]
     pub route_source: RouteSource,
@@ -141,7 +141,7 @@ pub struct ExplainArgs {
 pub struct ReadyArgs {
     /// Admin address of the verifier to ask
     #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
-    pub admin: ListenAddr,
+    pub admin: String,
 }
 
 /// Where routes come from.
@@ -177,9 +177,9 @@ pub struct Config {
     /// Pricing file.
     pub file: PathBuf,
     /// Traffic address.
-    pub listen: ListenAddr,
+    pub listen: ListenAddress,
     /// Admin address.
-    pub admin_listen: ListenAddr,
+    pub admin_listen: ListenAddress,
     /// Re-read the file.
     pub watch: bool,
     /// Ledger.

@@ -331,7 +331,7 @@ fn load(file: &Path) -> anyhow::Result<Result<Document, Unusable>> {
 
 fn compile(document: Document, now: Timestamp) -> Arc<Table> {
     let (mut writer, _reader) = TableWriter::new();
-    let Document { settings, offers, findings: _ } = document;
+    let Document { settings, offers, .. } = document;
     writer.apply(Update::Document { settings: Box::new(settings), offers }, now).table
 }
 

@@ -20,7 +20,11 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => run_serve(args),
         Some(Command::Check(args)) => run_check(&args),
         Some(Command::Explain(args)) => run_explain(&args),
-        Some(Command::Ready(args)) => block_on(operate::ready(&args)),
+        Some(Command::Ready(args)) => {
+            let verdict = block_on(operate::ready(&args.admin));
+            print(&format!("{}\n", verdict.text));
+            verdict.exit_code()
+        }
         Some(Command::Demo) => finish(block_on(demo::run())),
     }
 }

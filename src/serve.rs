@@ -18,8 +18,8 @@ use crate::http::forward_auth::{self, ForwardAuth};
 use crate::http::listener::{self, Listener};
 use crate::ledger::{Clock, Store};
 use crate::lifecycle::{ReadyState, Readiness, Tasks};
-use crate::metrics::{BuildInfo, Metrics};
-use crate::pricing::Settings;
+use crate::metrics::{self, BuildInfo, Metrics};
+use crate::pricing::{self, Settings};
 use crate::route::AmbiguityClass;
 use crate::sources::file::{self, FileSource};
 use crate::table::{TableReader, TableWriter, Update};
@@ -104,13 +104,13 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         Err(error) => return Err(error.into()),
     };
     let classes: Vec<_> = AmbiguityClass::ALL.iter().map(|class| class.as_str()).collect();
-    let metrics = Metrics::with_ambiguity_classes(&settings.metrics_prefix, &classes)
+    let families = Metrics::with_ambiguity_classes(&settings.metrics_prefix, &classes)
         .context("metrics.prefix cannot start the name of a metric")?;
 
     let tasks = Tasks::new();
     let readiness = Readiness::new();
     let ledger_name = ledger.to_string();
-    let store = Store::open(&ledger, Clock::system(), Some(Arc::clone(&metrics))).await?;
+    let store = Store::open(&ledger, Clock::system(), Some(Arc::clone(&families))).await?;
     if settings.verify_only && !store.is_durable() {
         bail!(
             "verifyOnly needs a ledger that survives a restart, or a payment buys an answer after \
@@ -123,7 +123,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let facilitator = Client::new(ClientConfig {
         connect_timeout: settings.timeouts.facilitator_connect,
         extra_ca: ca_file,
-        metrics: Some(Arc::clone(&metrics)),
+        metrics: Some(Arc::clone(&families)),
     })?;
     let gate = Gate::new(
         facilitator,
@@ -131,7 +131,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         table.clone(),
         readiness.clone(),
         tasks.clone(),
-        Arc::clone(&metrics),
+        Arc::clone(&families),
         Timestamp::now,
     );
     let (updates, received) = mpsc::channel(UPDATES);
@@ -140,12 +140,23 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         updates: received,
         gate: gate.clone(),
         readiness: readiness.clone(),
-        metrics: Arc::clone(&metrics),
+        metrics: Arc::clone(&families),
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
-    tasks.spawn("file source", FileSource::new(file, watch).run(updates, tasks.clone()));
+    let source = FileSource::new(file);
+    if watch {
+        tasks.spawn("file source", source.run(updates, tasks.clone()));
+    } else {
+        source.once(&updates).await?;
+        // The writer lives for as long as somebody might send.
+        let stopping = tasks.clone();
+        tasks.spawn("file source", async move {
+            stopping.stopping().await;
+            drop(updates);
+        });
+    }
     let (troubles, degraded) = watch::channel(Vec::new());
-    tasks.spawn("ledger upkeep", upkeep(gate.clone(), Arc::clone(&metrics), troubles, tasks.clone()));
+    tasks.spawn("ledger upkeep", upkeep(gate.clone(), Arc::clone(&families), troubles, tasks.clone()));
 
     let info = AdminInfo {
         build: BuildInfo::CURRENT,
@@ -153,17 +164,17 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         degraded: Box::new(move || degraded.borrow().clone()),
         per_offer: Box::new({
             let table = table.clone();
-            move || table.load().settings.metrics_per_offer.into()
+            move || per_offer(table.load().settings.metrics_per_offer)
         }),
         now: Timestamp::now,
     };
     let admin = Admin {
         table: table.clone(),
         readiness: readiness.clone(),
-        metrics: Arc::clone(&metrics),
+        metrics: Arc::clone(&families),
         info: Arc::new(info),
     };
-    let face = forward_auth::router(Arc::new(ForwardAuth { gate, metrics }));
+    let face = forward_auth::router(Arc::new(ForwardAuth { gate, metrics: families }));
     let (face, admin) = match admin_port {
         Some(port) => {
             let admin = port.serve("admin", admin::router(admin), &tasks, &readiness);
@@ -196,6 +207,15 @@ async fn recall(writer: &mut TableWriter, ledger: &Store) -> anyhow::Result<()> 
     let paths = ledger.paths().await.context(unusable)?;
     writer.apply(Update::Remembered { paths }, Timestamp::now());
     Ok(())
+}
+
+/// The setting in the words of the renderer, which knows no settings.
+const fn per_offer(setting: pricing::PerOffer) -> metrics::PerOffer {
+    match setting {
+        pricing::PerOffer::All => metrics::PerOffer::All,
+        pricing::PerOffer::Active => metrics::PerOffer::Active,
+        pricing::PerOffer::None => metrics::PerOffer::None,
+    }
 }
 
 /// Applies leases, prunes, and counts what is open.
