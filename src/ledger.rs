@@ -288,6 +288,15 @@ impl Store {
         }
     }
 
+    /// Resolves when the ledger can never write again, by a defect of its own: every payment would
+    /// be refused until the process is restarted, so the process should end.
+    pub async fn failed(&self) {
+        match &self.backend {
+            Backend::Memory(_) => std::future::pending().await,
+            Backend::Sqlite(ledger) => ledger.failed().await,
+        }
+    }
+
     /// Finishes what is queued and closes the file. Dropping the store does the same without
     /// waiting for it.
     pub async fn close(self) {

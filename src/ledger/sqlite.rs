@@ -166,6 +166,11 @@ impl SqliteLedger {
         &self.id
     }
 
+    /// The writer holds the other end for as long as it runs.
+    pub(super) async fn failed(&self) {
+        self.writes.closed().await;
+    }
+
     /// Waits until everything queued is written and the file is closed.
     pub(super) async fn close(self) {
         let Self {

@@ -522,6 +522,33 @@ async fn an_overdue_disk_is_an_error_and_what_was_refused_is_not_done_later() {
 }
 
 #[tokio::test]
+async fn a_writer_that_died_refuses_everything_and_is_noticed() {
+    let (_folder, path) = place();
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (time, breaks) = (Time::new(), Arc::clone(&broken));
+    let clock = Clock::new(move || {
+        assert!(
+            !breaks.load(std::sync::atomic::Ordering::SeqCst),
+            "a planted panic"
+        );
+        time.now()
+    });
+    let url = LedgerUrl::Sqlite(path);
+    let store = Store::open(&url, clock, None).await.unwrap();
+    owner_of(&store.claim(&claim(1)).await.unwrap());
+    broken.store(true, std::sync::atomic::Ordering::SeqCst);
+    for nonce in 2..4 {
+        let error = store.claim(&claim(nonce)).await.unwrap_err();
+        assert!(
+            causes(&error).contains("writer has ended"),
+            "{}",
+            causes(&error)
+        );
+    }
+    store.failed().await;
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_paths_are_saved_at_once_r4() {
     let (_folder, path) = place();
     let ledger = open(&path, &Time::new()).await;
