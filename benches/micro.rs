@@ -3,12 +3,16 @@
 //! `make bench` runs it and writes the figures to `docs/performance.md`. What counts are ratios in
 //! one run (10 routes against 100,000), because machines are noisy.
 
+#![expect(
+    clippy::expect_used,
+    reason = "a bench that cannot start is a bug in the bench"
+)]
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
-use std::fmt::Write as _;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,15 +27,19 @@ fn table(routes: usize) -> Arc<Table> {
          facilitatorURL: https://facilitator.example\nroutes:\n",
     );
     for n in 0..routes {
-        let _ = writeln!(text, "- {{pattern: \"/services/offer-{n}/*\", price: \"0.001\", offerNamespace: shop, offerName: offer-{n}}}");
+        text.push_str(&format!("- {{pattern: \"/services/offer-{n}/*\", price: \"0.001\", offerNamespace: shop, offerName: offer-{n}}}"));
+        text.push('\n');
         if n % 2 == 0 {
-            let _ = writeln!(text, "- {{pattern: \"/services/offer-{n}/free/*\", gate: free, offerNamespace: shop, offerName: offer-{n}}}");
+            text.push_str(&format!("- {{pattern: \"/services/offer-{n}/free/*\", gate: free, offerNamespace: shop, offerName: offer-{n}}}"));
+            text.push('\n');
         }
     }
     let document = pricing::parse(&text, "bench.yaml", Path::new(".")).expect("sound");
     let (mut writer, _reader) = TableWriter::new();
     let (settings, offers) = (Box::new(document.settings), document.offers);
-    writer.apply(Update::Document { settings, offers }, Timestamp::now()).table
+    writer
+        .apply(Update::Document { settings, offers }, Timestamp::now())
+        .table
 }
 
 fn facts(target: &str) -> Facts<'_> {

@@ -51,16 +51,36 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Pricing file
-    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "X402_CONFIG",
+        default_value = "/config/pricing.yaml"
+    )]
     pub config: PathBuf,
     /// Address of /verify; ":8080" is every interface, IPv6 included
-    #[arg(long, value_name = "ADDR", env = "X402_LISTEN", default_value = ":8080")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "X402_LISTEN",
+        default_value = ":8080"
+    )]
     pub listen: ListenAddress,
     /// Address of probes, metrics and /routes; equal to --listen to serve both on one port
-    #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "X402_ADMIN_LISTEN",
+        default_value = ":9090"
+    )]
     pub admin_listen: ListenAddress,
     /// Where routes come from: the file alone, or the cluster's offers plus the file
-    #[arg(long, value_name = "SOURCE", env = "X402_ROUTE_SOURCE", default_value = "file")]
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "X402_ROUTE_SOURCE",
+        default_value = "file"
+    )]
     pub route_source: RouteSource,
     /// Re-read the pricing file when it changes
     #[arg(
@@ -97,10 +117,20 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "X402_CA_FILE")]
     pub ca_file: Option<PathBuf>,
     /// Log format
-    #[arg(long, value_name = "FORMAT", env = "X402_LOG_FORMAT", default_value = "json")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "X402_LOG_FORMAT",
+        default_value = "json"
+    )]
     pub log_format: LogFormat,
     /// Log filter (error, warn, info, debug, or target=level,...)
-    #[arg(long, value_name = "FILTER", env = "X402_LOG_LEVEL", default_value = "info")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "X402_LOG_LEVEL",
+        default_value = "info"
+    )]
     pub log_level: String,
 }
 
@@ -108,7 +138,12 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
     /// Pricing file
-    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "X402_CONFIG",
+        default_value = "/config/pricing.yaml"
+    )]
     pub config: PathBuf,
     /// Warnings are errors
     #[arg(long)]
@@ -122,7 +157,12 @@ pub struct CheckArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
     /// Pricing file
-    #[arg(long, value_name = "FILE", env = "X402_CONFIG", default_value = "/config/pricing.yaml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "X402_CONFIG",
+        default_value = "/config/pricing.yaml"
+    )]
     pub config: PathBuf,
     /// A request header, as often as needed
     #[arg(long = "header", value_name = "Name: value")]
@@ -140,7 +180,12 @@ pub struct ExplainArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ReadyArgs {
     /// Admin address of the verifier to ask
-    #[arg(long, value_name = "ADDR", env = "X402_ADMIN_LISTEN", default_value = ":9090")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "X402_ADMIN_LISTEN",
+        default_value = ":9090"
+    )]
     pub admin: String,
 }
 
@@ -225,15 +270,22 @@ impl ServeArgs {
             RouteSource::File => {}
             RouteSource::Kube => return Err(ConfigError::KubeSource),
         }
-        Ok(Config { file: config, listen, admin_listen, watch, ledger, shutdown_delay, ca_file })
+        Ok(Config {
+            file: config,
+            listen,
+            admin_listen,
+            watch,
+            ledger,
+            shutdown_delay,
+            ca_file,
+        })
     }
 }
 
 /// A duration such as `0s`, `90s`, `1m30s`; at most an hour.
 fn duration(text: &str) -> Result<Duration, String> {
     let hint = "write a time such as 0s, 15s or 1m30s";
-    let parsed: jiff::SignedDuration =
-        text.parse().map_err(|error| format!("{error}; {hint}"))?;
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}; {hint}"))?;
     match Duration::try_from(parsed) {
         Ok(duration) if duration <= Duration::from_secs(3600) => Ok(duration),
         Ok(_) => Err(format!("longer than an hour; {hint}")),
@@ -263,14 +315,27 @@ mod tests {
     #[test]
     fn serve_is_the_default_command() {
         assert_eq!(parse(&[]).shutdown_delay, Duration::ZERO);
-        assert_eq!(parse(&["serve", "--shutdown-delay", "15s"]).shutdown_delay.as_secs(), 15);
+        assert_eq!(
+            parse(&["serve", "--shutdown-delay", "15s"])
+                .shutdown_delay
+                .as_secs(),
+            15
+        );
     }
 
     #[test]
     fn the_predecessors_flags_keep_working() {
-        let args = parse(&["--config=/c/p.yaml", "--listen=:8080", "--watch", "--route-source=kube"]);
+        let args = parse(&[
+            "--config=/c/p.yaml",
+            "--listen=:8080",
+            "--watch",
+            "--route-source=kube",
+        ]);
         assert!(args.watch);
-        assert_eq!(args.clone().validate().unwrap_err(), ConfigError::KubeSource);
+        assert_eq!(
+            args.clone().validate().unwrap_err(),
+            ConfigError::KubeSource
+        );
         assert!(!parse(&["--watch=false"]).watch);
     }
 

@@ -55,49 +55,94 @@ async fn tell(folder: &Path) -> anyhow::Result<()> {
     let ingress = Ingress::new(server.traffic_address().to_string());
 
     say("x402-verifier demo: everything below happens on this machine.");
-    say("The facilitator is SIMULATED: balances in memory, no chain, no money; signatures are real.");
+    say(
+        "The facilitator is SIMULATED: balances in memory, no chain, no money; signatures are real.",
+    );
     say("");
 
     say("1. A request without payment: GET /report");
     let answer = ingress.ask(None).await?;
-    ensure!(answer.status == StatusCode::PAYMENT_REQUIRED, "expected 402, got {}", answer.status);
+    ensure!(
+        answer.status == StatusCode::PAYMENT_REQUIRED,
+        "expected 402, got {}",
+        answer.status
+    );
     let challenge = decode_header(&answer.headers, x402::PAYMENT_REQUIRED)?;
-    let option = challenge.pointer("/accepts/0").context("the challenge offers nothing")?.clone();
-    say(&format!("   <- {}: {}", answer.status, answer.text("error")));
+    let option = challenge
+        .pointer("/accepts/0")
+        .context("the challenge offers nothing")?
+        .clone();
+    say(&format!(
+        "   <- {}: {}",
+        answer.status,
+        answer.text("error")
+    ));
     say(&format!("      price: {}", price_in_words(&option)?));
     say("");
 
     say("2. The buyer signs exactly that and asks again");
     let payment = buyer.sign(&challenge, &option)?;
     let paid = ingress.ask(Some(&payment)).await?;
-    ensure!(paid.status == StatusCode::OK, "expected 200, got {}: {}", paid.status, paid.body);
+    ensure!(
+        paid.status == StatusCode::OK,
+        "expected 200, got {}: {}",
+        paid.status,
+        paid.body
+    );
     let receipt = decode_header(&paid.headers, x402::PAYMENT_RESPONSE)?;
-    say(&format!("   <- {}: the request goes on to the seller's service", paid.status));
-    say(&format!("      receipt: transaction {}", text(&receipt, "/transaction")));
+    say(&format!(
+        "   <- {}: the request goes on to the seller's service",
+        paid.status
+    ));
+    say(&format!(
+        "      receipt: transaction {}",
+        text(&receipt, "/transaction")
+    ));
     say(&format!("      payer:   {}", text(&receipt, "/payer")));
     say(&format!("      balances: {}", facilitator.balances()));
     say("");
 
     say("3. The same payment once more (a replay)");
     let replay = ingress.ask(Some(&payment)).await?;
-    ensure!(replay.status == StatusCode::CONFLICT, "expected 409, got {}", replay.status);
-    say(&format!("   <- {}: {}", replay.status, replay.text("error")));
+    ensure!(
+        replay.status == StatusCode::CONFLICT,
+        "expected 409, got {}",
+        replay.status
+    );
+    say(&format!(
+        "   <- {}: {}",
+        replay.status,
+        replay.text("error")
+    ));
     say(&format!("      reason: {}", replay.text("reason")));
     say("");
 
     say("4. A new payment whose amount was lowered after signing");
     let mut tampered = buyer.sign(&challenge, &option)?;
-    tampered["payload"]["authorization"]["value"] = json!("1");
+    let value = tampered
+        .pointer_mut("/payload/authorization/value")
+        .context("no value")?;
+    *value = json!("1");
     let refused = ingress.ask(Some(&tampered)).await?;
     ensure!(
         refused.status == StatusCode::PAYMENT_REQUIRED,
         "expected 402, got {}",
         refused.status
     );
-    say(&format!("   <- {}: {}", refused.status, refused.text("error")));
+    say(&format!(
+        "   <- {}: {}",
+        refused.status,
+        refused.text("error")
+    ));
     say(&format!("      detail: {}", refused.text("detail")));
-    say(&format!("      balances: {} (nothing more was charged)", facilitator.balances()));
-    ensure!(facilitator.settled() == 1, "exactly one payment must have been settled");
+    say(&format!(
+        "      balances: {} (nothing more was charged)",
+        facilitator.balances()
+    ));
+    ensure!(
+        facilitator.settled() == 1,
+        "exactly one payment must have been settled"
+    );
     say("");
     say("All four happened as they should. Next: README.md, quick start with Traefik.");
 
@@ -152,11 +197,16 @@ fn price_in_words(option: &Value) -> anyhow::Result<String> {
 }
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("?")
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or("?")
 }
 
 fn decode_header(headers: &HeaderMap, name: &str) -> anyhow::Result<Value> {
-    let value = headers.get(name).with_context(|| format!("the answer has no {name}"))?;
+    let value = headers
+        .get(name)
+        .with_context(|| format!("the answer has no {name}"))?;
     Ok(serde_json::from_slice(&STANDARD.decode(value)?)?)
 }
 
@@ -168,7 +218,8 @@ struct Folder {
 impl Folder {
     fn create() -> anyhow::Result<Self> {
         let random = random_word()?;
-        let path = std::env::temp_dir().join(format!("x402-demo-{:x}", random.0[0]))
+        let path = std::env::temp_dir()
+            .join(format!("x402-demo-{:x}", random.0[0]))
             .with_extension(format!("{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Self { path })
@@ -203,15 +254,20 @@ impl Buyer {
 
     /// Signs what a challenge asks for (x402 v2, exact scheme, EIP-3009).
     fn sign(&self, challenge: &Value, option: &Value) -> anyhow::Result<Value> {
-        let chain_id = text(option, "/network").strip_prefix("eip155:").context("not EVM")?.parse()?;
+        let chain_id = text(option, "/network")
+            .strip_prefix("eip155:")
+            .context("not EVM")?
+            .parse()?;
         let domain = eip712::domain_separator(
             text(option, "/extra/name"),
             text(option, "/extra/version"),
             chain_id,
             text(option, "/asset").parse()?,
         );
-        let valid_for =
-            option.get("maxTimeoutSeconds").and_then(Value::as_u64).context("no timeout")?;
+        let valid_for = option
+            .get("maxTimeoutSeconds")
+            .and_then(Value::as_u64)
+            .context("no timeout")?;
         let message = TransferAuthorization {
             from: self.address,
             to: text(option, "/payTo").parse()?,
@@ -264,7 +320,10 @@ impl Answer {
 impl Ingress {
     fn new(verifier: String) -> Self {
         let executor = hyper_util::rt::TokioExecutor::new();
-        Self { client: Client::builder(executor).build_http(), verifier }
+        Self {
+            client: Client::builder(executor).build_http(),
+            verifier,
+        }
     }
 
     async fn ask(&self, payment: Option<&Value>) -> anyhow::Result<Answer> {
@@ -274,14 +333,21 @@ impl Ingress {
             .header("x-forwarded-host", "shop.example")
             .header("x-forwarded-uri", "/report");
         if let Some(payment) = payment {
-            request = request.header(x402::PAYMENT_SIGNATURE, STANDARD.encode(payment.to_string()));
+            request = request.header(
+                x402::PAYMENT_SIGNATURE,
+                STANDARD.encode(payment.to_string()),
+            );
         }
         let response = self.client.request(request.body(Empty::new())?).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, 1 << 20).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?;
         let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
     }
 }
 
@@ -318,12 +384,19 @@ impl SimulatedFacilitator {
             .with_state(Arc::clone(&book));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        #[expect(clippy::disallowed_methods, reason = "a stand-in that ends with the demo")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a stand-in that ends with the demo"
+        )]
         let task = tokio::spawn(async move {
             // It serves until it is aborted; there is nobody to tell if it ends before.
             drop(axum::serve(listener, router).await);
         });
-        Ok(Self { url, book, _server: Server(task) })
+        Ok(Self {
+            url,
+            book,
+            _server: Server(task),
+        })
     }
 
     fn settled(&self) -> usize {
@@ -334,8 +407,12 @@ impl SimulatedFacilitator {
         let book = lock(&self.book);
         let seller = SELLER.parse().unwrap_or_default();
         let of = |address: &Address| book.balances.get(address).copied().unwrap_or(0);
-        let buyers: u64 =
-            book.balances.iter().filter(|(who, _)| **who != seller).map(|(_, units)| units).sum();
+        let buyers: u64 = book
+            .balances
+            .iter()
+            .filter(|(who, _)| **who != seller)
+            .map(|(_, units)| units)
+            .sum();
         format!("buyer {buyers}, seller {} (atomic units)", of(&seller))
     }
 }
@@ -377,7 +454,12 @@ async fn settle(State(book): State<Arc<Mutex<Book>>>, Json(call): Json<Value>) -
 
 /// Signature, recipient, amount, balance and nonce, as a real facilitator checks them.
 fn check(book: &Book, call: &Value) -> anyhow::Result<TransferAuthorization> {
-    let field = |name: &str| text(call, &format!("/paymentPayload/payload/authorization/{name}"));
+    let field = |name: &str| {
+        text(
+            call,
+            &format!("/paymentPayload/payload/authorization/{name}"),
+        )
+    };
     let asked = |name: &str| text(call, &format!("/paymentRequirements/{name}"));
     let transfer = TransferAuthorization {
         from: field("from").parse()?,
@@ -387,15 +469,17 @@ fn check(book: &Book, call: &Value) -> anyhow::Result<TransferAuthorization> {
         valid_before: field("validBefore").parse()?,
         nonce: field("nonce").parse()?,
     };
-    let chain_id = asked("network").strip_prefix("eip155:").context("invalid_network")?.parse()?;
+    let chain_id = asked("network")
+        .strip_prefix("eip155:")
+        .context("invalid_network")?
+        .parse()?;
     let domain = eip712::domain_separator(
         asked("extra/name"),
         asked("extra/version"),
         chain_id,
         asked("asset").parse()?,
     );
-    let signature =
-        alloy_primitives::hex::decode(text(call, "/paymentPayload/payload/signature"))?;
+    let signature = alloy_primitives::hex::decode(text(call, "/paymentPayload/payload/signature"))?;
     let digest = eip712::transfer_digest(domain, &transfer);
     if eip712::recover(digest, &signature) != Ok(transfer.from) {
         bail!("invalid_exact_evm_signature");

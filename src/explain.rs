@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,19 +71,26 @@ pub struct Question<'a> {
 pub fn check(file: &Path, strict: bool, now: Timestamp) -> anyhow::Result<Checked> {
     let name = file.display().to_string();
     let mut problems = match load(file)? {
-        Err(unusable) => {
-            unusable.findings.iter().map(|finding| Problem::new(&name, finding)).collect()
-        }
+        Err(unusable) => unusable
+            .findings
+            .iter()
+            .map(|finding| Problem::new(&name, finding))
+            .collect(),
         Ok(document) => {
-            let mut problems: Vec<_> =
-                document.findings.iter().map(|finding| Problem::new(&name, finding)).collect();
+            let mut problems: Vec<_> = document
+                .findings
+                .iter()
+                .map(|finding| Problem::new(&name, finding))
+                .collect();
             problems.extend(table_problems(&name, document, now));
             problems
         }
     };
     problems.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
     problems.dedup();
-    let ok = problems.iter().all(|problem| problem.severity == "warning" && !strict);
+    let ok = problems
+        .iter()
+        .all(|problem| problem.severity == "warning" && !strict);
     Ok(Checked { ok, problems })
 }
 
@@ -100,9 +107,13 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
     let mut problems = Vec::new();
     for row in &table.report.routes {
         let Some(reason) = row.reason else { continue };
-        let places = declared.iter().filter(|(pattern, _)| *pattern == row.pattern);
+        let mut places = declared
+            .iter()
+            .filter(|(pattern, _)| *pattern == row.pattern);
         // Of two routes with one pattern the later is the shadowed one.
-        let Some((_, place)) = places.last() else { continue };
+        let Some((_, place)) = places.next_back() else {
+            continue;
+        };
         let severity = match row.state {
             ReportedState::Live | ReportedState::Draining => "warning",
             ReportedState::Misconfigured | ReportedState::Conflict | ReportedState::Closed => {
@@ -156,16 +167,35 @@ impl Checked {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for problem in &self.problems {
-            let Problem { severity, code, file, line, column, path, message, hint } = problem;
-            let _ = writeln!(text, "{file}:{line}:{column}: {severity}[{code}] {path}: {message}");
+            let Problem {
+                severity,
+                code,
+                file,
+                line,
+                column,
+                path,
+                message,
+                hint,
+            } = problem;
+            line(
+                &mut text,
+                format_args!("{file}:{line}:{column}: {severity}[{code}] {path}: {message}"),
+            );
             if let Some(hint) = hint {
-                let _ = writeln!(text, "    {hint}");
+                add_line(&mut text, format_args!("    {hint}"));
             }
         }
-        let errors = self.problems.iter().filter(|problem| problem.severity == "error").count();
+        let errors = self
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == "error")
+            .count();
         let warnings = self.problems.len() - errors;
         let verdict = if self.ok { "ok" } else { "not ok" };
-        let _ = writeln!(text, "{verdict}: {errors} error(s), {warnings} warning(s)");
+        line(
+            &mut text,
+            format_args!("{verdict}: {errors} error(s), {warnings} warning(s)"),
+        );
         text
     }
 }
@@ -188,7 +218,10 @@ pub async fn explain(
     let (scheme, authority, raw) = split(question.target, &headers)?;
     let host = gate::normalize_host(&authority);
     let mut steps = Steps::default();
-    steps.say("file", &format!("{} ({} routes)", file.display(), table.report.routes.len()));
+    steps.say(
+        "file",
+        &format!("{} ({} routes)", file.display(), table.report.routes.len()),
+    );
     let pin = pin(question.address)?;
     steps.say(
         "address",
@@ -197,7 +230,10 @@ pub async fn explain(
             None => "bare /verify: the path chooses among all offers".to_owned(),
         },
     );
-    steps.say("host", host.as_deref().unwrap_or("none that is a host name"));
+    steps.say(
+        "host",
+        host.as_deref().unwrap_or("none that is a host name"),
+    );
     let target = match Target::parse(&raw, host.as_deref()) {
         Ok(target) => target,
         Err(error) => {
@@ -234,8 +270,12 @@ struct Steps {
 }
 
 impl Steps {
+    fn line(&mut self, what: fmt::Arguments<'_>) {
+        add_line(&mut self.text, what);
+    }
+
     fn say(&mut self, step: &str, what: &str) {
-        let _ = writeln!(self.text, "{step:<12}{what}");
+        self.line(format_args!("{step:<12}{what}"));
     }
 
     async fn decide(
@@ -247,7 +287,10 @@ impl Steps {
     ) -> anyhow::Result<String> {
         let unpaid = gate::decide(table, facts, None, now);
         if let Some(class) = unpaid.ambiguity {
-            self.say("ambiguity", &format!("the views differ ({})", class.as_str()));
+            self.say(
+                "ambiguity",
+                &format!("the views differ ({})", class.as_str()),
+            );
         }
         match unpaid.route {
             Some(route) => {
@@ -258,16 +301,27 @@ impl Steps {
                 }
                 self.say(
                     "gate",
-                    &format!("{:?}, {:?}, settle {:?}", route.gate, route.state, route.settle)
-                        .to_lowercase(),
+                    &format!(
+                        "{:?}, {:?}, settle {:?}",
+                        route.gate, route.state, route.settle
+                    )
+                    .to_lowercase(),
                 );
                 if route.upstream_auth.is_some() {
-                    self.say("upstream", "Authorization is answered to proven ingress only (M11)");
+                    self.say(
+                        "upstream",
+                        "Authorization is answered to proven ingress only (M11)",
+                    );
                 }
             }
-            None => self.say("route", "no live route (closed paths live in the ledger, not here)"),
+            None => self.say(
+                "route",
+                "no live route (closed paths live in the ledger, not here)",
+            ),
         }
-        let paid = unpaid.route.is_some_and(|route| route.gate == gate::RouteGate::Paid);
+        let paid = unpaid
+            .route
+            .is_some_and(|route| route.gate == gate::RouteGate::Paid);
         let outcome = match unpaid.verdict {
             Verdict::Done(outcome) => outcome,
             Verdict::Pay(_) => bail!("a decision without a payment asked to pay"),
@@ -289,14 +343,20 @@ impl Steps {
                 self.answer(Outcome::Refused(refusal), table).await
             }
             Ok(Some(payment)) => {
-                self.say("payment", &format!("by {}, {:?}", payment.payer(), payment.version));
+                self.say(
+                    "payment",
+                    &format!("by {}, {:?}", payment.payer(), payment.version),
+                );
                 match gate::decide(table, facts, Some(&payment), now).verdict {
                     Verdict::Done(outcome) => self.answer(outcome, table).await,
                     Verdict::Pay(plan) => {
                         for (step, what) in plan.describe() {
                             self.say(step, &what);
                         }
-                        self.say("response", "200 once verified, claimed and settled; else as in docs/buyers.md");
+                        self.say(
+                            "response",
+                            "200 once verified, claimed and settled; else as in docs/buyers.md",
+                        );
                         Ok(self.text)
                     }
                 }
@@ -310,12 +370,22 @@ impl Steps {
         self.say("response", &head.status.to_string());
         for (name, value) in &head.headers {
             let value = String::from_utf8_lossy(value.as_bytes());
-            let _ = writeln!(self.text, "    {name}: {value}");
+            self.line(format_args!("    {name}: {value}"));
         }
         let body = Limited::new(body, BODY_LIMIT).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("the body cannot be read: {error}"))?;
-        let _ = writeln!(self.text, "    {}", String::from_utf8_lossy(&body.to_bytes()));
+        self.line(format_args!(
+            "    {}",
+            String::from_utf8_lossy(&body.to_bytes())
+        ));
         Ok(self.text)
+    }
+}
+
+/// Appends a line; writing to a `String` cannot fail.
+fn add_line(text: &mut String, what: fmt::Arguments<'_>) {
+    if text.write_fmt(what).is_ok() {
+        text.push('\n');
     }
 }
 
@@ -326,13 +396,27 @@ fn load(file: &Path) -> anyhow::Result<Result<Document, Unusable>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{} cannot be read", file.display()))?;
     let directory = file.parent().unwrap_or_else(|| Path::new("."));
-    Ok(pricing::parse(&text, &file.display().to_string(), directory))
+    Ok(pricing::parse(
+        &text,
+        &file.display().to_string(),
+        directory,
+    ))
 }
 
 fn compile(document: Document, now: Timestamp) -> Arc<Table> {
     let (mut writer, _reader) = TableWriter::new();
-    let Document { settings, offers, .. } = document;
-    writer.apply(Update::Document { settings: Box::new(settings), offers }, now).table
+    let Document {
+        settings, offers, ..
+    } = document;
+    writer
+        .apply(
+            Update::Document {
+                settings: Box::new(settings),
+                offers,
+            },
+            now,
+        )
+        .table
 }
 
 fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
@@ -342,7 +426,10 @@ fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
             .split_once(':')
             .with_context(|| format!("--header {line:?}: write it as 'Name: value'"))?;
         let name: HeaderName = name.trim().parse().context("--header: not a header name")?;
-        let value: HeaderValue = value.trim().parse().context("--header: not a header value")?;
+        let value: HeaderValue = value
+            .trim()
+            .parse()
+            .context("--header: not a header value")?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -351,21 +438,40 @@ fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
 /// Scheme, host with port, and the target as a proxy would forward it.
 fn split(target: &str, headers: &HeaderMap) -> anyhow::Result<(String, String, String)> {
     let host = headers.get("host").and_then(|host| host.to_str().ok());
-    let Some((scheme, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+    let Some((scheme, rest)) = target
+        .split_once("://")
+        .filter(|_| !target.starts_with('/'))
+    else {
         let host = host.unwrap_or("localhost").to_owned();
         return Ok(("https".to_owned(), host, target.to_owned()));
     };
     if !matches!(scheme, "http" | "https") {
         bail!("{target:?} is neither a path nor an http or https URL");
     }
-    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok((scheme.to_owned(), host.unwrap_or(authority).to_owned(), path))
+    let (authority, path) = rest
+        .find(['/', '?'])
+        .map_or((rest, ""), |at| rest.split_at(at));
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
+    Ok((
+        scheme.to_owned(),
+        host.unwrap_or(authority).to_owned(),
+        path,
+    ))
 }
 
 fn pin(address: &str) -> anyhow::Result<Option<Pin<'_>>> {
     let mut segments = address.trim_end_matches('/').split('/');
-    match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
+    match (
+        segments.next(),
+        segments.next(),
+        segments.next(),
+        segments.next(),
+        segments.next(),
+    ) {
         (Some(""), Some("verify"), None, ..) => Ok(None),
         (Some(""), Some("verify"), Some(namespace), Some(name), None) => {
             Ok(Some(Pin { namespace, name }))

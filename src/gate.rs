@@ -261,9 +261,19 @@ pub fn decide<'t>(
     match resolved.resolution {
         Resolution::Route(route) => {
             let (verdict, option) = decide_route(table, route, facts, payment, now);
-            Decision { verdict, route: Some(route), option, ambiguity }
+            Decision {
+                verdict,
+                route: Some(route),
+                option,
+                ambiguity,
+            }
         }
-        Resolution::Closed => Decision { verdict: withdrawn(), route: None, option: 0, ambiguity },
+        Resolution::Closed => Decision {
+            verdict: withdrawn(),
+            route: None,
+            option: 0,
+            ambiguity,
+        },
         Resolution::NoRoute => refused(Reason::NoRoute, None),
         Resolution::UnknownPin => refused(Reason::UnknownOffer, None),
         Resolution::Ambiguous => refused(
@@ -271,7 +281,9 @@ pub fn decide<'t>(
             Some("proxies and servers read this target differently; send it in plain form"),
         ),
         Resolution::Unmatched => Decision {
-            verdict: Verdict::Done(Outcome::Free(FreePass { upstream_auth: None })),
+            verdict: Verdict::Done(Outcome::Free(FreePass {
+                upstream_auth: None,
+            })),
             route: None,
             option: 0,
             ambiguity,
@@ -296,7 +308,9 @@ fn decide_route(
     let done = |outcome| (Verdict::Done(outcome), 0);
     match route.gate {
         table::Gate::Free => {
-            return done(Outcome::Free(FreePass { upstream_auth: upstream_auth(route, facts) }));
+            return done(Outcome::Free(FreePass {
+                upstream_auth: upstream_auth(route, facts),
+            }));
         }
         table::Gate::Auth => {
             return done(Outcome::Refused(Refusal::new(Reason::SignInRequired, None)));
@@ -304,25 +318,32 @@ fn decide_route(
         table::Gate::Paid => {}
     }
     if facts.preflight && route.preflight_pass {
-        return done(Outcome::Free(FreePass { upstream_auth: None }));
+        return done(Outcome::Free(FreePass {
+            upstream_auth: None,
+        }));
     }
-    let Some(template) = &route.challenge else { return (misconfigured(), 0) };
+    let Some(template) = &route.challenge else {
+        return (misconfigured(), 0);
+    };
     let resource_url = facts.resource_url(table);
     match payment {
-        None if draining => done(Outcome::Unavailable(Refusal::new(Reason::OfferDraining, None))),
-        None => done(Outcome::Challenge(Box::new(template.render(&resource_url, None)))),
-        Some(payment) => {
-            match payment::plan(table, route, facts, payment, &resource_url, now) {
-                Ok(plan) => {
-                    let option = plan.option;
-                    (Verdict::Pay(Box::new(plan)), option)
-                }
-                Err(refused) => {
-                    let outcome = refuse_payment(route, &resource_url, &refused);
-                    (Verdict::Done(outcome), refused.option)
-                }
+        None if draining => done(Outcome::Unavailable(Refusal::new(
+            Reason::OfferDraining,
+            None,
+        ))),
+        None => done(Outcome::Challenge(Box::new(
+            template.render(&resource_url, None),
+        ))),
+        Some(payment) => match payment::plan(table, route, facts, payment, &resource_url, now) {
+            Ok(plan) => {
+                let option = plan.option;
+                (Verdict::Pay(Box::new(plan)), option)
             }
-        }
+            Err(refused) => {
+                let outcome = refuse_payment(route, &resource_url, &refused);
+                (Verdict::Done(outcome), refused.option)
+            }
+        },
     }
 }
 
@@ -339,7 +360,10 @@ pub(crate) fn refuse_payment(
         reason: refused.reason.as_str(),
         error: refused.reason.sentence(),
         detail: refused.detail.clone(),
-        hint: refused.hint.clone().or_else(|| refused.reason.hint().map(str::to_owned)),
+        hint: refused
+            .hint
+            .clone()
+            .or_else(|| refused.reason.hint().map(str::to_owned)),
     };
     Outcome::PaymentRefused(Box::new(PaymentRefused {
         reason: refused.reason,
@@ -348,15 +372,25 @@ pub(crate) fn refuse_payment(
 }
 
 fn withdrawn() -> Verdict {
-    Verdict::Done(Outcome::Withdrawn(Refusal::new(Reason::OfferWithdrawn, None)))
+    Verdict::Done(Outcome::Withdrawn(Refusal::new(
+        Reason::OfferWithdrawn,
+        None,
+    )))
 }
 
 fn misconfigured() -> Verdict {
-    Verdict::Done(Outcome::Unavailable(Refusal::new(Reason::OfferMisconfigured, None)))
+    Verdict::Done(Outcome::Unavailable(Refusal::new(
+        Reason::OfferMisconfigured,
+        None,
+    )))
 }
 
 fn upstream_auth(route: &RouteEntry, facts: &Facts<'_>) -> Option<HeaderValue> {
-    if facts.proven_ingress { route.upstream_auth.clone() } else { None }
+    if facts.proven_ingress {
+        route.upstream_auth.clone()
+    } else {
+        None
+    }
 }
 
 impl Facts<'_> {
@@ -365,7 +399,11 @@ impl Facts<'_> {
     pub fn resource_url(&self, table: &Table) -> String {
         let raw = self.target.raw();
         // An absolute-form target already names its origin; the challenge shows the path of it.
-        let path_and_query = if raw.starts_with('/') { raw } else { self.target.path() };
+        let path_and_query = if raw.starts_with('/') {
+            raw
+        } else {
+            self.target.path()
+        };
         let mut url = String::with_capacity(self.authority.len() + path_and_query.len() + 16);
         if let Some(origin) = &table.settings.public_origin {
             url.push_str(origin);
@@ -383,13 +421,21 @@ impl Refusal {
     /// A refusal without `Retry-After`.
     #[must_use]
     pub fn new(reason: Reason, detail: Option<&str>) -> Self {
-        Self { reason, detail: detail.map(str::to_owned), retry_after: reason.retry_after() }
+        Self {
+            reason,
+            detail: detail.map(str::to_owned),
+            retry_after: reason.retry_after(),
+        }
     }
 
     /// The same with a detail made for this request.
     #[must_use]
     pub fn with_detail(reason: Reason, detail: String) -> Self {
-        Self { reason, detail: Some(detail), retry_after: reason.retry_after() }
+        Self {
+            reason,
+            detail: Some(detail),
+            retry_after: reason.retry_after(),
+        }
     }
 }
 

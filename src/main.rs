@@ -12,8 +12,8 @@ use x402_verifier::explain::Question;
 use x402_verifier::{demo, explain, operate, serve};
 
 fn main() -> ExitCode {
-    // One provider for every TLS client; a second installation cannot happen here.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // One provider for every TLS client; there is no other yet that this could fail for.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let cli = Cli::parse();
     match cli.command {
         None => run_serve(cli.serve),
@@ -51,7 +51,11 @@ fn run_check(args: &CheckArgs) -> ExitCode {
             Err(error) => return finish(Err(error.into())),
         },
     }
-    if checked.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if checked.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run_explain(args: &ExplainArgs) -> ExitCode {
@@ -77,7 +81,10 @@ fn start_logging(format: LogFormat, filter: &str) -> Result<(), String> {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => {
             report(&format!("the runtime cannot start: {error}"));

@@ -17,7 +17,7 @@ use crate::http::admin::{self, Admin, AdminInfo};
 use crate::http::forward_auth::{self, ForwardAuth};
 use crate::http::listener::{self, Listener};
 use crate::ledger::{Clock, Store};
-use crate::lifecycle::{ReadyState, Readiness, Tasks};
+use crate::lifecycle::{Readiness, ReadyState, Tasks};
 use crate::metrics::{self, BuildInfo, Metrics};
 use crate::pricing::{self, Settings};
 use crate::route::AmbiguityClass;
@@ -88,10 +88,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// When an address, the ledger or the further root certificates cannot be used, or, without
 /// `--watch`, the pricing file.
 pub async fn start(config: Config) -> anyhow::Result<Server> {
-    let Config { file, listen, admin_listen, watch, ledger, shutdown_delay: _, ca_file } = config;
+    let Config {
+        file,
+        listen,
+        admin_listen,
+        watch,
+        ledger,
+        shutdown_delay: _,
+        ca_file,
+    } = config;
     let traffic = Listener::bind(&listen).await?;
-    let admin_port =
-        if listen == admin_listen { None } else { Some(Listener::bind(&admin_listen).await?) };
+    let admin_port = if listen == admin_listen {
+        None
+    } else {
+        Some(Listener::bind(&admin_listen).await?)
+    };
 
     // Two settings are needed before the first table: the metric prefix and, without --watch,
     // whether there will be a table at all.
@@ -103,7 +114,10 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         }
         Err(error) => return Err(error.into()),
     };
-    let classes: Vec<_> = AmbiguityClass::ALL.iter().map(|class| class.as_str()).collect();
+    let classes: Vec<_> = AmbiguityClass::ALL
+        .iter()
+        .map(|class| class.as_str())
+        .collect();
     let families = Metrics::with_ambiguity_classes(&settings.metrics_prefix, &classes)
         .context("metrics.prefix cannot start the name of a metric")?;
 
@@ -156,7 +170,10 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         });
     }
     let (troubles, degraded) = watch::channel(Vec::new());
-    tasks.spawn("ledger upkeep", upkeep(gate.clone(), Arc::clone(&families), troubles, tasks.clone()));
+    tasks.spawn(
+        "ledger upkeep",
+        upkeep(gate.clone(), Arc::clone(&families), troubles, tasks.clone()),
+    );
 
     let info = AdminInfo {
         build: BuildInfo::CURRENT,
@@ -174,7 +191,10 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         metrics: Arc::clone(&families),
         info: Arc::new(info),
     };
-    let face = forward_auth::router(Arc::new(ForwardAuth { gate, metrics: families }));
+    let face = forward_auth::router(Arc::new(ForwardAuth {
+        gate,
+        metrics: families,
+    }));
     let (face, admin) = match admin_port {
         Some(port) => {
             let admin = port.serve("admin", admin::router(admin), &tasks, &readiness);
@@ -189,7 +209,13 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
-    Ok(Server { tasks, readiness, table, traffic, admin })
+    Ok(Server {
+        tasks,
+        readiness,
+        table,
+        traffic,
+        admin,
+    })
 }
 
 /// What a restart must not forget: closed paths (R4) and when offers were last paid.
@@ -232,7 +258,10 @@ async fn upkeep<L: Ledger>(
                 Vec::new()
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "ledger upkeep failed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "ledger upkeep failed"
+                );
                 vec![error.to_string()]
             }
         };
@@ -273,7 +302,13 @@ impl Server {
     /// # Errors
     /// None today; the end of a process may yet have something to say.
     pub async fn shutdown(self) -> anyhow::Result<()> {
-        let Self { tasks, readiness, table, traffic, admin } = self;
+        let Self {
+            tasks,
+            readiness,
+            table,
+            traffic,
+            admin,
+        } = self;
         let answer = table.load().settings.timeouts.answer;
         readiness.begin_draining();
         tasks.begin_shutdown();
@@ -288,7 +323,11 @@ impl Server {
         if let Some(admin) = admin {
             admin.drain(LEDGER_GRACE).await;
         }
-        tracing::info!(connections.open = open, settlements.finished = finished, "stopped");
+        tracing::info!(
+            connections.open = open,
+            settlements.finished = finished,
+            "stopped"
+        );
         Ok(())
     }
 }
@@ -303,7 +342,10 @@ impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
         let interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-        Ok(Self { terminate, interrupt })
+        Ok(Self {
+            terminate,
+            interrupt,
+        })
     }
 
     async fn next(&mut self) -> &'static str {

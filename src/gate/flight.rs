@@ -66,17 +66,26 @@ pub(super) enum Phase {
 #[derive(Debug, Clone)]
 pub(super) enum Landing {
     /// The row waits for the answer's compare-and-set; `transaction` is `None` for `never`.
-    Answerable { owner: ClaimOwner, transaction: Option<String> },
+    Answerable {
+        owner: ClaimOwner,
+        transaction: Option<String>,
+    },
     /// A credit was spent: the answer is committed already, for one consumer.
     Credited { transaction: String },
     /// The payer's fault, with a fresh challenge.
     Invalid(payment::Refused),
     /// 409, 503, 504 without challenge.
-    Stopped { reason: Reason, detail: Option<String> },
+    Stopped {
+        reason: Reason,
+        detail: Option<String>,
+    },
     /// The facilitator failed before money could move.
     Faulted(Fault),
     /// The facilitator refused to settle.
-    Rejected { reason: String, detail: Option<String> },
+    Rejected {
+        reason: String,
+        detail: Option<String>,
+    },
     /// Nobody waited any more before the claim: nothing happened.
     Abandoned,
 }
@@ -162,7 +171,10 @@ impl Flights {
         if let Landing::Invalid(refused) = &landing {
             state.remember_invalid(flight.payload, refused.clone(), now);
         }
-        let joinable = matches!(landing, Landing::Answerable { .. } | Landing::Credited { .. });
+        let joinable = matches!(
+            landing,
+            Landing::Answerable { .. } | Landing::Credited { .. }
+        );
         if !joinable || now.duration_since(flight.started) > JOIN_WINDOW {
             state.running.remove(&flight.payload);
         }
@@ -243,7 +255,9 @@ impl Waiter {
 
     /// Waits for the landing until `deadline`; else where the flight is.
     pub(super) async fn landing(&mut self, deadline: Instant) -> Phase {
-        let landed = self.phases.wait_for(|phase| matches!(phase, Phase::Landed(_)));
+        let landed = self
+            .phases
+            .wait_for(|phase| matches!(phase, Phase::Landed(_)));
         match tokio::time::timeout_at(deadline.into(), landed).await {
             Ok(Ok(phase)) => phase.clone(),
             Ok(Err(_)) | Err(_) => self.flight.phase.borrow().clone(),
@@ -266,7 +280,10 @@ mod tests {
     }
 
     fn answerable() -> Landing {
-        Landing::Answerable { owner: ClaimOwner([1; 16]), transaction: Some("0x1".into()) }
+        Landing::Answerable {
+            owner: ClaimOwner([1; 16]),
+            transaction: Some("0x1".into()),
+        }
     }
 
     #[test]
@@ -274,8 +291,14 @@ mod tests {
         let (flights, now) = (Flights::default(), Instant::now());
         let first = flights.board(payload(1), "GET\n/a", now);
         assert!(matches!(first, Boarding::First(_)));
-        assert!(matches!(flights.board(payload(1), "GET\n/a", now), Boarding::Occupied));
-        assert!(matches!(flights.board(payload(2), "GET\n/a", now), Boarding::First(_)));
+        assert!(matches!(
+            flights.board(payload(1), "GET\n/a", now),
+            Boarding::Occupied
+        ));
+        assert!(matches!(
+            flights.board(payload(2), "GET\n/a", now),
+            Boarding::First(_)
+        ));
     }
 
     #[test]
@@ -283,41 +306,62 @@ mod tests {
         let (flights, now) = (Flights::default(), Instant::now());
         drop(flights.board(payload(1), "GET\n/a", now));
         let other = flights.board(payload(1), "GET\n/b", now);
-        assert!(matches!(other, Boarding::Occupied), "another path is another request");
+        assert!(
+            matches!(other, Boarding::Occupied),
+            "another path is another request"
+        );
         let late = now + JOIN_WINDOW + Duration::from_millis(1);
         let joined = flights.board(payload(1), "GET\n/a", now);
         assert!(matches!(joined, Boarding::Joined(_)));
-        assert!(matches!(flights.board(payload(1), "GET\n/a", now), Boarding::Occupied));
+        assert!(matches!(
+            flights.board(payload(1), "GET\n/a", now),
+            Boarding::Occupied
+        ));
         drop(joined);
-        assert!(matches!(flights.board(payload(1), "GET\n/a", late), Boarding::Occupied));
+        assert!(matches!(
+            flights.board(payload(1), "GET\n/a", late),
+            Boarding::Occupied
+        ));
     }
 
     #[test]
     fn m5_a_landing_is_consumed_once() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else { panic!("first") };
+        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+            panic!("first")
+        };
         assert!(flights.commit(&waiter.flight));
         flights.land(&waiter.flight, answerable(), now);
         assert!(waiter.flight.consume());
         assert!(!waiter.flight.consume());
         drop(waiter);
-        assert!(matches!(flights.board(payload(1), "x", now), Boarding::Answered));
+        assert!(matches!(
+            flights.board(payload(1), "x", now),
+            Boarding::Answered
+        ));
     }
 
     #[test]
     fn nothing_is_claimed_when_nobody_waits() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else { panic!("first") };
+        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+            panic!("first")
+        };
         let flight = Arc::clone(&waiter.flight);
         drop(waiter);
         assert!(!flights.commit(&flight));
-        assert!(matches!(flights.board(payload(1), "x", now), Boarding::First(_)));
+        assert!(matches!(
+            flights.board(payload(1), "x", now),
+            Boarding::First(_)
+        ));
     }
 
     #[test]
     fn m5_what_nobody_answered_is_left_behind_for_a_credit() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else { panic!("first") };
+        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+            panic!("first")
+        };
         assert!(flights.commit(&waiter.flight));
         let flight = Arc::clone(&waiter.flight);
         flights.land(&flight, answerable(), now);
@@ -329,7 +373,9 @@ mod tests {
     #[test]
     fn m12_an_invalid_verdict_is_remembered_for_a_while() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else { panic!("first") };
+        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+            panic!("first")
+        };
         let refused = payment::Refused {
             reason: Reason::PaymentInvalid,
             detail: None,
@@ -338,9 +384,15 @@ mod tests {
         };
         flights.land(&waiter.flight, Landing::Invalid(refused), now);
         drop(waiter);
-        assert!(matches!(flights.board(payload(1), "x", now), Boarding::KnownInvalid(_)));
+        assert!(matches!(
+            flights.board(payload(1), "x", now),
+            Boarding::KnownInvalid(_)
+        ));
         let later = now + INVALID_MEMORY + Duration::from_secs(1);
-        assert!(matches!(flights.board(payload(1), "x", later), Boarding::First(_)));
+        assert!(matches!(
+            flights.board(payload(1), "x", later),
+            Boarding::First(_)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,10 +401,14 @@ mod tests {
         let Boarding::First(mut waiter) = flights.board(payload(1), "x", now) else {
             panic!("first")
         };
-        let phase = waiter.landing(Instant::now() + Duration::from_secs(1)).await;
+        let phase = waiter
+            .landing(Instant::now() + Duration::from_secs(1))
+            .await;
         assert!(matches!(phase, Phase::Verifying));
         assert!(flights.commit(&waiter.flight));
-        let phase = waiter.landing(Instant::now() + Duration::from_secs(1)).await;
+        let phase = waiter
+            .landing(Instant::now() + Duration::from_secs(1))
+            .await;
         assert!(matches!(phase, Phase::Settling));
     }
 }

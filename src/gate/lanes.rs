@@ -88,15 +88,28 @@ impl Lanes {
         }
         // A payer is proven only by its signature: nonsense must not spend another's rate.
         if claimant.recovers
-            && !take(&mut state.payer_rates, claimant.payer, limits.verify_rate_per_payer, now)
+            && !take(
+                &mut state.payer_rates,
+                claimant.payer,
+                limits.verify_rate_per_payer,
+                now,
+            )
         {
             return Err(NoRoom::PayerRate);
         }
         let offer = claimant.offer;
-        if !take(&mut state.offer_rates, offer.clone(), limits.verify_rate_per_offer, now) {
+        if !take(
+            &mut state.offer_rates,
+            offer.clone(),
+            limits.verify_rate_per_offer,
+            now,
+        ) {
             return Err(NoRoom::OfferRate);
         }
-        *state.facilitators.entry(Arc::clone(claimant.facilitator)).or_default() += 1;
+        *state
+            .facilitators
+            .entry(Arc::clone(claimant.facilitator))
+            .or_default() += 1;
         *state.offers.entry(offer.clone()).or_default() += 1;
         if !claimant.recovers {
             state.unrecovered += 1;
@@ -113,7 +126,11 @@ impl Lanes {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let mut state = self.lanes.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .lanes
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         give_back(&mut state.facilitators, &self.facilitator);
         give_back(&mut state.offers, &self.offer);
         if !self.recovers {
@@ -172,40 +189,71 @@ mod tests {
 
     #[test]
     fn m12_permits_are_bounded_and_given_back() {
-        let limits = Limits { permits_per_offer: 2, ..Limits::default() };
+        let limits = Limits {
+            permits_per_offer: 2,
+            ..Limits::default()
+        };
         let (lanes, facilitator) = (Arc::new(Lanes::default()), "https://f".into());
         let now = Instant::now();
-        let first = lanes.enter(claimant(&limits, &facilitator, true), now).unwrap();
-        let _second = lanes.enter(claimant(&limits, &facilitator, true), now).unwrap();
+        let first = lanes
+            .enter(claimant(&limits, &facilitator, true), now)
+            .unwrap();
+        let _second = lanes
+            .enter(claimant(&limits, &facilitator, true), now)
+            .unwrap();
         let third = lanes.enter(claimant(&limits, &facilitator, true), now);
         assert_eq!(third.unwrap_err(), NoRoom::Offer);
         drop(first);
-        assert!(lanes.enter(claimant(&limits, &facilitator, true), now).is_ok());
+        assert!(
+            lanes
+                .enter(claimant(&limits, &facilitator, true), now)
+                .is_ok()
+        );
     }
 
     #[test]
     fn m12_signatures_that_do_not_recover_fill_only_the_small_lane() {
-        let limits = Limits { permits_unrecovered: 1, ..Limits::default() };
+        let limits = Limits {
+            permits_unrecovered: 1,
+            ..Limits::default()
+        };
         let (lanes, facilitator) = (Arc::new(Lanes::default()), "https://f".into());
         let now = Instant::now();
-        let _nonsense = lanes.enter(claimant(&limits, &facilitator, false), now).unwrap();
+        let _nonsense = lanes
+            .enter(claimant(&limits, &facilitator, false), now)
+            .unwrap();
         let more = lanes.enter(claimant(&limits, &facilitator, false), now);
         assert_eq!(more.unwrap_err(), NoRoom::Unrecovered);
-        assert!(lanes.enter(claimant(&limits, &facilitator, true), now).is_ok());
+        assert!(
+            lanes
+                .enter(claimant(&limits, &facilitator, true), now)
+                .is_ok()
+        );
     }
 
     #[test]
     fn m12_verify_is_rate_limited_per_payer_and_refills() {
-        let limits = Limits { verify_rate_per_payer: 2, ..Limits::default() };
+        let limits = Limits {
+            verify_rate_per_payer: 2,
+            ..Limits::default()
+        };
         let (lanes, facilitator) = (Arc::new(Lanes::default()), "https://f".into());
         let now = Instant::now();
         for _ in 0..2 {
-            assert!(lanes.enter(claimant(&limits, &facilitator, true), now).is_ok());
+            assert!(
+                lanes
+                    .enter(claimant(&limits, &facilitator, true), now)
+                    .is_ok()
+            );
         }
         let third = lanes.enter(claimant(&limits, &facilitator, true), now);
         assert_eq!(third.unwrap_err(), NoRoom::PayerRate);
         let later = now + Duration::from_millis(600);
-        assert!(lanes.enter(claimant(&limits, &facilitator, true), later).is_ok());
+        assert!(
+            lanes
+                .enter(claimant(&limits, &facilitator, true), later)
+                .is_ok()
+        );
     }
 
     #[test]
@@ -213,10 +261,17 @@ mod tests {
         let limits = Limits::default();
         let (lanes, facilitator) = (Arc::new(Lanes::default()), "https://f".into());
         let now = Instant::now();
-        drop(lanes.enter(claimant(&limits, &facilitator, false), now).unwrap());
         drop(
             lanes
-                .enter(claimant(&limits, &facilitator, true), now + Duration::from_secs(5))
+                .enter(claimant(&limits, &facilitator, false), now)
+                .unwrap(),
+        );
+        drop(
+            lanes
+                .enter(
+                    claimant(&limits, &facilitator, true),
+                    now + Duration::from_secs(5),
+                )
                 .unwrap(),
         );
         let state = lanes.state.lock().unwrap();

@@ -64,7 +64,11 @@ impl Plan {
     /// What carrying it out would do, step by step, for people.
     #[must_use]
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        let facilitator = self.route.endpoint.as_ref().map_or("none", |endpoint| &endpoint.base);
+        let facilitator = self
+            .route
+            .endpoint
+            .as_ref()
+            .map_or("none", |endpoint| &endpoint.base);
         let signature = if self.recovers {
             "recovers to the payer"
         } else {
@@ -76,7 +80,10 @@ impl Plan {
             ("claim", format!("{:?}", self.key)),
         ];
         if self.settles {
-            steps.push(("settle", format!("POST {facilitator}/settle, before the answer")));
+            steps.push((
+                "settle",
+                format!("POST {facilitator}/settle, before the answer"),
+            ));
         } else {
             steps.push(("settle", "never (verifyOnly)".to_owned()));
         }
@@ -91,7 +98,12 @@ impl Plan {
 
 impl Refused {
     fn new(reason: Reason, option: usize, detail: impl Into<String>) -> Self {
-        Self { reason, detail: Some(detail.into()), hint: None, option }
+        Self {
+            reason,
+            detail: Some(detail.into()),
+            hint: None,
+            option,
+        }
     }
 }
 
@@ -160,7 +172,11 @@ fn choose<'r>(
         }
     }
     let Some((_, option, mismatch)) = nearest else {
-        return Err(Refused::new(Reason::NoMatchingRequirement, 0, "this route accepts nothing"));
+        return Err(Refused::new(
+            Reason::NoMatchingRequirement,
+            0,
+            "this route accepts nothing",
+        ));
     };
     Err(Refused::new(
         Reason::NoMatchingRequirement,
@@ -173,11 +189,7 @@ fn choose<'r>(
 }
 
 /// Exactly the form that the requirement's transfer method names (M2).
-fn check_form(
-    requirement: &Requirement,
-    payment: &Payment,
-    option: usize,
-) -> Result<(), Refused> {
+fn check_form(requirement: &Requirement, payment: &Payment, option: usize) -> Result<(), Refused> {
     match (requirement.asset.transfer, &payment.authorization) {
         (TransferMethod::Eip3009, Authorization::Eip3009 { .. })
         | (TransferMethod::Permit2, Authorization::Permit2 { .. }) => Ok(()),
@@ -195,11 +207,7 @@ fn check_form(
 }
 
 /// What was signed must be what we ask for: recipient, value, token, spender.
-fn check_terms(
-    requirement: &Requirement,
-    payment: &Payment,
-    option: usize,
-) -> Result<(), Refused> {
+fn check_terms(requirement: &Requirement, payment: &Payment, option: usize) -> Result<(), Refused> {
     let differs = |field: &str, found: String, expected: String| {
         Refused::new(
             Reason::NoMatchingRequirement,
@@ -212,7 +220,11 @@ fn check_terms(
         if found == expected {
             Ok(())
         } else {
-            Err(differs(field, found.to_checksum(None), expected.to_checksum(None)))
+            Err(differs(
+                field,
+                found.to_checksum(None),
+                expected.to_checksum(None),
+            ))
         }
     };
     let equal = |field: &str, found: U256| {
@@ -227,7 +239,13 @@ fn check_terms(
             address("authorization.to", *to, requirement.pay_to)?;
             equal("authorization.value", *value)?;
         }
-        Authorization::Permit2 { token, amount, spender, to, .. } => {
+        Authorization::Permit2 {
+            token,
+            amount,
+            spender,
+            to,
+            ..
+        } => {
             address("permitted.token", *token, requirement.asset.address)?;
             equal("permitted.amount", *amount)?;
             address("spender", *spender, eip712::EXACT_PERMIT2_PROXY)?;
@@ -248,7 +266,12 @@ fn check_terms(
 fn claim_key(requirement: &Requirement, payment: &Payment) -> (ClaimKey, U256) {
     let chain_id = requirement.network.chain_id();
     match &payment.authorization {
-        Authorization::Eip3009 { from, nonce, valid_before, .. } => (
+        Authorization::Eip3009 {
+            from,
+            nonce,
+            valid_before,
+            ..
+        } => (
             ClaimKey {
                 chain_id,
                 method: TransferMethod::Eip3009,
@@ -258,7 +281,12 @@ fn claim_key(requirement: &Requirement, payment: &Payment) -> (ClaimKey, U256) {
             },
             *valid_before,
         ),
-        Authorization::Permit2 { from, nonce, deadline, .. } => (
+        Authorization::Permit2 {
+            from,
+            nonce,
+            deadline,
+            ..
+        } => (
             ClaimKey {
                 chain_id,
                 method: TransferMethod::Permit2,
@@ -287,9 +315,8 @@ fn check_window(
             format!("the authorisation ends at {valid_before}, and it is {now} (Unix seconds)"),
         ));
     }
-    let longest = now
-        + u64::from(requirement.max_timeout_seconds)
-        + table.settings.validity_slack.as_secs();
+    let longest =
+        now + u64::from(requirement.max_timeout_seconds) + table.settings.validity_slack.as_secs();
     if valid_before > U256::from(longest) {
         return Err(Refused::new(
             Reason::PaymentInvalid,
@@ -312,21 +339,33 @@ fn check_signature(
     option: usize,
 ) -> Result<bool, Refused> {
     let digest = match &payment.authorization {
-        Authorization::Eip3009 { from, to, value, valid_after, valid_before, nonce } => {
-            eip712::transfer_digest(
-                eip712::token_domain(&requirement.asset, requirement.network),
-                &TransferAuthorization {
-                    from: *from,
-                    to: *to,
-                    value: *value,
-                    valid_after: *valid_after,
-                    valid_before: *valid_before,
-                    nonce: *nonce,
-                },
-            )
-        }
+        Authorization::Eip3009 {
+            from,
+            to,
+            value,
+            valid_after,
+            valid_before,
+            nonce,
+        } => eip712::transfer_digest(
+            eip712::token_domain(&requirement.asset, requirement.network),
+            &TransferAuthorization {
+                from: *from,
+                to: *to,
+                value: *value,
+                valid_after: *valid_after,
+                valid_before: *valid_before,
+                nonce: *nonce,
+            },
+        ),
         Authorization::Permit2 {
-            token, amount, spender, nonce, deadline, to, valid_after, ..
+            token,
+            amount,
+            spender,
+            nonce,
+            deadline,
+            to,
+            valid_after,
+            ..
         } => eip712::permit_digest(
             requirement.network,
             &PermitTransfer {

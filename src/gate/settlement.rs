@@ -22,7 +22,7 @@ use super::ports::{
 };
 use super::verdict::{self, SettleMeaning, Verified};
 use super::{
-    Decision, Facts, Outcome, Permit, Reason, Refusal, SettlementRejected, Settled, Verdict, decide,
+    Decision, Facts, Outcome, Permit, Reason, Refusal, Settled, SettlementRejected, Verdict, decide,
 };
 use crate::lifecycle::{Readiness, ReadyState, Tasks};
 use crate::metrics::{FailureReason, Metrics, OfferCounters};
@@ -78,7 +78,9 @@ const PENDING_PAUSE: Duration = Duration::from_secs(1);
 
 impl<F, L> Clone for Gate<F, L> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -126,7 +128,12 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
     /// Answers one request: decides, and pays where a payment is to be made.
     pub async fn answer(&self, table: &Table, request: &Request<'_>) -> Outcome {
         let now = (self.shared.clock)();
-        let Decision { verdict, route, ambiguity, .. } = decide(table, &request.facts, None, now);
+        let Decision {
+            verdict,
+            route,
+            ambiguity,
+            ..
+        } = decide(table, &request.facts, None, now);
         if let Some(class) = ambiguity {
             self.shared.metrics.ambiguous_target(class.as_str());
         }
@@ -186,12 +193,15 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
                 return (super::refuse_payment(route, &url, &refused), 0);
             }
         };
-        let Decision { verdict, option, .. } = decide(table, &request.facts, Some(&payment), now);
+        let Decision {
+            verdict, option, ..
+        } = decide(table, &request.facts, Some(&payment), now);
         match verdict {
             Verdict::Done(outcome) => (outcome, option),
-            Verdict::Pay(plan) => {
-                (self.carry_out(Arc::new(*plan), request.arrived).await, option)
-            }
+            Verdict::Pay(plan) => (
+                self.carry_out(Arc::new(*plan), request.arrived).await,
+                option,
+            ),
         }
     }
 
@@ -218,7 +228,9 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             }
             Boarding::Joined(waiter) => waiter,
             Boarding::First(waiter) => {
-                let Some(endpoint) = plan.route.endpoint.as_ref() else { return unpayable() };
+                let Some(endpoint) = plan.route.endpoint.as_ref() else {
+                    return unpayable();
+                };
                 let claimant = Claimant {
                     facilitator: &endpoint.base,
                     offer: offer_key(&plan.route),
@@ -244,7 +256,12 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
                 waiter
             }
         };
-        let seat = Seat { shared, plan: &plan, waiter: Some(waiter), answered: false };
+        let seat = Seat {
+            shared,
+            plan: &plan,
+            waiter: Some(waiter),
+            answered: false,
+        };
         seat.wait(arrived + plan.settings.timeouts.answer).await
     }
 }
@@ -259,12 +276,16 @@ struct Seat<'a, F: Facilitator, L: Ledger> {
 
 impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
     async fn wait(mut self, deadline: Instant) -> Outcome {
-        let Some(waiter) = self.waiter.as_mut() else { return unpayable() };
+        let Some(waiter) = self.waiter.as_mut() else {
+            return unpayable();
+        };
         let phase = waiter.landing(deadline).await;
         let flight = Arc::clone(&waiter.flight);
         let outcome = match phase {
             Phase::Landed(landing) => self.answer(&flight, landing).await,
-            Phase::Verifying => Outcome::Unavailable(Refusal::new(Reason::FacilitatorTimeout, None)),
+            Phase::Verifying => {
+                Outcome::Unavailable(Refusal::new(Reason::FacilitatorTimeout, None))
+            }
             Phase::Settling => Outcome::Unavailable(Refusal::new(Reason::SettlementUnknown, None)),
         };
         self.answered = true;
@@ -280,8 +301,11 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
                 }
                 match self.shared.ledger.answer(&plan.key, owner).await {
                     Ok(Step::Done) => {
-                        let settled =
-                            if transaction.is_some() { Settled::Before } else { Settled::Never };
+                        let settled = if transaction.is_some() {
+                            Settled::Before
+                        } else {
+                            Settled::Never
+                        };
                         admit(plan, transaction, settled)
                     }
                     // Another payment of this payer spent it as a credit.
@@ -320,7 +344,9 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
 
 impl<F: Facilitator, L: Ledger> Drop for Seat<'_, F, L> {
     fn drop(&mut self) {
-        let Some(waiter) = self.waiter.take() else { return };
+        let Some(waiter) = self.waiter.take() else {
+            return;
+        };
         let flight = Arc::clone(&waiter.flight);
         drop(waiter);
         if !self.answered {
@@ -340,7 +366,13 @@ impl<F: Facilitator, L: Ledger> Drop for Seat<'_, F, L> {
 
 impl<F: Facilitator, L: Ledger> Shared<F, L> {
     /// The job of one payment.
-    async fn fly(self: Arc<Self>, flight: Arc<Flight>, plan: Arc<Plan>, room: Room, arrived: Instant) {
+    async fn fly(
+        self: Arc<Self>,
+        flight: Arc<Flight>,
+        plan: Arc<Plan>,
+        room: Room,
+        arrived: Instant,
+    ) {
         let landing = self.run(&flight, &plan, arrived).await;
         self.flights.land(&flight, landing, Instant::now());
         drop(room);
@@ -353,7 +385,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let (Some(requirement), Some(endpoint)) =
             (plan.requirement(), plan.route.endpoint.as_ref())
         else {
-            return Landing::Stopped { reason: Reason::OfferMisconfigured, detail: None };
+            return Landing::Stopped {
+                reason: Reason::OfferMisconfigured,
+                detail: None,
+            };
         };
         let Some(body) = requirement.facilitator_body(&plan.payment, &plan.resource_url) else {
             return Landing::Invalid(Refused {
@@ -368,7 +403,11 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let answer_by = arrived + timeouts.answer;
 
         let verify_by = answer_by.min(Instant::now() + timeouts.verify);
-        match self.facilitator.verify(endpoint, body.clone(), verify_by).await {
+        match self
+            .facilitator
+            .verify(endpoint, body.clone(), verify_by)
+            .await
+        {
             VerifyReply::Fault(fault) => return Landing::Faulted(fault),
             VerifyReply::Verdict(response) => {
                 match verdict::verified(&response, plan.payment.payer()) {
@@ -378,7 +417,12 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     }
                     Verified::Invalid { reason, detail } => {
                         let option = plan.option;
-                        return Landing::Invalid(Refused { reason, detail, hint: None, option });
+                        return Landing::Invalid(Refused {
+                            reason,
+                            detail,
+                            hint: None,
+                            option,
+                        });
                     }
                 }
             }
@@ -406,7 +450,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let landing = if plan.settles {
             self.settle(flight, plan, owner, body, answer_by).await
         } else {
-            Landing::Answerable { owner, transaction: None }
+            Landing::Answerable {
+                owner,
+                transaction: None,
+            }
         };
         self.metrics.claims_in_flight(-1);
         landing
@@ -427,12 +474,18 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         if answer_by.saturating_duration_since(Instant::now()) < timeouts.settle_floor {
             self.release(plan, owner, lease_ends).await;
             let detail = Some("too little time was left to settle".to_owned());
-            return Landing::Stopped { reason: Reason::Busy, detail };
+            return Landing::Stopped {
+                reason: Reason::Busy,
+                detail,
+            };
         }
         match self.ledger.begin_settle(&plan.key, owner, lease).await {
             Ok(Step::Done) => {}
             Ok(Step::Lost) => {
-                return Landing::Stopped { reason: Reason::PaymentInUse, detail: None };
+                return Landing::Stopped {
+                    reason: Reason::PaymentInUse,
+                    detail: None,
+                };
             }
             Err(error) => {
                 // Nothing was sent, whatever became of the row.
@@ -442,13 +495,17 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         }
         match self.send_settle(plan, body).await {
             Sent::Settled { transaction } => {
-                self.book(flight, plan, owner, transaction, lease_ends).await
+                self.book(flight, plan, owner, transaction, lease_ends)
+                    .await
             }
             Sent::NotDone(landing) => {
                 self.release(plan, owner, lease_ends).await;
                 landing
             }
-            Sent::Unknown { transaction, detail } => {
+            Sent::Unknown {
+                transaction,
+                detail,
+            } => {
                 tracing::warn!(
                     payment.key = ?plan.key,
                     payment.transaction = transaction.as_deref().unwrap_or_default(),
@@ -456,10 +513,14 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     "settlement outcome unknown"
                 );
                 self.insist(lease_ends, || {
-                    self.ledger.mark_unknown(&plan.key, owner, transaction.as_deref())
+                    self.ledger
+                        .mark_unknown(&plan.key, owner, transaction.as_deref())
                 })
                 .await;
-                Landing::Stopped { reason: Reason::SettlementUnknown, detail: Some(detail) }
+                Landing::Stopped {
+                    reason: Reason::SettlementUnknown,
+                    detail: Some(detail),
+                }
             }
         }
     }
@@ -470,23 +531,35 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             (plan.requirement(), plan.route.endpoint.as_ref())
         else {
             let reason = Reason::OfferMisconfigured;
-            return Sent::NotDone(Landing::Stopped { reason, detail: None });
+            return Sent::NotDone(Landing::Stopped {
+                reason,
+                detail: None,
+            });
         };
         let listen_until = Instant::now() + plan.settings.timeouts.settle;
         let mut repeated = false;
         loop {
-            let reply = self.facilitator.settle(endpoint, body.clone(), listen_until).await;
+            let reply = self
+                .facilitator
+                .settle(endpoint, body.clone(), listen_until)
+                .await;
             let response = match reply {
                 SettleReply::Verdict(response) => response,
                 // After a pending answer the first request may still be on its way to the chain.
                 SettleReply::NotSent(fault) | SettleReply::Declined(fault) if repeated => {
-                    return Sent::Unknown { transaction: None, detail: fault.detail };
+                    return Sent::Unknown {
+                        transaction: None,
+                        detail: fault.detail,
+                    };
                 }
                 SettleReply::NotSent(fault) | SettleReply::Declined(fault) => {
                     return Sent::NotDone(Landing::Faulted(fault));
                 }
                 SettleReply::Unknown(fault) => {
-                    return Sent::Unknown { transaction: None, detail: fault.detail };
+                    return Sent::Unknown {
+                        transaction: None,
+                        detail: fault.detail,
+                    };
                 }
             };
             match verdict::settled(&response, requirement, &plan.payment) {
@@ -496,7 +569,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 }
                 SettleMeaning::Refused { detail, .. } => {
                     let detail = detail.unwrap_or_default();
-                    return Sent::Unknown { transaction: None, detail };
+                    return Sent::Unknown {
+                        transaction: None,
+                        detail,
+                    };
                 }
                 SettleMeaning::Pending if !repeated => {
                     repeated = true;
@@ -504,10 +580,19 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 }
                 SettleMeaning::Pending => {
                     let detail = "the settlement is still pending".to_owned();
-                    return Sent::Unknown { transaction: None, detail };
+                    return Sent::Unknown {
+                        transaction: None,
+                        detail,
+                    };
                 }
-                SettleMeaning::Unknown { transaction, detail } => {
-                    return Sent::Unknown { transaction, detail };
+                SettleMeaning::Unknown {
+                    transaction,
+                    detail,
+                } => {
+                    return Sent::Unknown {
+                        transaction,
+                        detail,
+                    };
                 }
             }
         }
@@ -522,10 +607,15 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         transaction: String,
         lease_ends: Instant,
     ) -> Landing {
-        let waiter = if flight.has_waiter() { WAITER_LEASE } else { Duration::ZERO };
+        let waiter = if flight.has_waiter() {
+            WAITER_LEASE
+        } else {
+            Duration::ZERO
+        };
         let booked = self
             .insist(lease_ends, || {
-                self.ledger.book_settled(&plan.key, owner, &transaction, waiter)
+                self.ledger
+                    .book_settled(&plan.key, owner, &transaction, waiter)
             })
             .await;
         match booked {
@@ -534,7 +624,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 count(&plan.route, plan.option, |counters| {
                     counters.charged(plan.scope.amount.0, now);
                 });
-                Landing::Answerable { owner, transaction: Some(transaction) }
+                Landing::Answerable {
+                    owner,
+                    transaction: Some(transaction),
+                }
             }
             Some(Booked::DuplicateTransaction) => {
                 tracing::error!(
@@ -542,7 +635,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     payment.transaction = transaction,
                     "the facilitator named a transaction that another payment was booked under"
                 );
-                Landing::Stopped { reason: Reason::SettlementUnknown, detail: None }
+                Landing::Stopped {
+                    reason: Reason::SettlementUnknown,
+                    detail: None,
+                }
             }
             Some(Booked::Lost) | None => {
                 tracing::error!(
@@ -550,23 +646,29 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     payment.transaction = transaction,
                     "a settled payment could not be booked; its row reads as unknown"
                 );
-                Landing::Stopped { reason: Reason::SettlementUnknown, detail: None }
+                Landing::Stopped {
+                    reason: Reason::SettlementUnknown,
+                    detail: None,
+                }
             }
         }
     }
 
     async fn release(&self, plan: &Plan, owner: ClaimOwner, until: Instant) {
         // Lost is fine: the lease ended and the row was released (or claimed) without us.
-        self.insist(until, || self.ledger.release(&plan.key, owner)).await;
+        self.insist(until, || self.ledger.release(&plan.key, owner))
+            .await;
     }
 
     async fn abandon(&self, plan: &Plan, owner: ClaimOwner) {
         let until = Instant::now() + WAITER_LEASE;
         if plan.settles {
-            self.insist(until, || self.ledger.abandon(&plan.key, owner)).await;
+            self.insist(until, || self.ledger.abandon(&plan.key, owner))
+                .await;
         } else {
             // Nothing was paid: the claim itself is given back.
-            self.insist(until, || self.ledger.release(&plan.key, owner)).await;
+            self.insist(until, || self.ledger.release(&plan.key, owner))
+                .await;
         }
     }
 
@@ -580,7 +682,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             match step().await {
                 Ok(done) => return Some(done),
                 Err(error) if Instant::now() + pause < until => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "ledger step repeated");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "ledger step repeated"
+                    );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
@@ -595,13 +700,21 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
 
 /// What a settle call came to.
 enum Sent {
-    Settled { transaction: String },
+    Settled {
+        transaction: String,
+    },
     NotDone(Landing),
-    Unknown { transaction: Option<String>, detail: String },
+    Unknown {
+        transaction: Option<String>,
+        detail: String,
+    },
 }
 
 fn new_claim(plan: &Plan) -> NewClaim {
-    let pay_to = plan.requirement().map(|requirement| requirement.pay_to).unwrap_or_default();
+    let pay_to = plan
+        .requirement()
+        .map(|requirement| requirement.pay_to)
+        .unwrap_or_default();
     NewClaim {
         key: plan.key,
         payload_hash: plan.payment.hash,
@@ -670,12 +783,18 @@ fn taken(row: &ClaimRow) -> Landing {
         | ClaimState::SpentElsewhere => Reason::PaymentUsed,
         ClaimState::Unknown => Reason::SettlementUnknown,
     };
-    Landing::Stopped { reason, detail: None }
+    Landing::Stopped {
+        reason,
+        detail: None,
+    }
 }
 
 /// A stop without challenge: the payer's copy is a 409, our trouble a 5xx.
 fn stopped(reason: Reason, detail: Option<String>) -> Outcome {
-    let refusal = Refusal { detail, ..Refusal::new(reason, None) };
+    let refusal = Refusal {
+        detail,
+        ..Refusal::new(reason, None)
+    };
     if matches!(reason, Reason::PaymentInUse | Reason::PaymentUsed) {
         Outcome::Refused(refusal)
     } else {
@@ -693,21 +812,37 @@ fn unpayable() -> Outcome {
 }
 
 fn ledger_unavailable(error: &LedgerError) -> Outcome {
-    tracing::error!(error = error as &dyn std::error::Error, "ledger unavailable");
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "ledger unavailable"
+    );
     Outcome::Unavailable(Refusal::new(Reason::LedgerUnavailable, None))
 }
 
 fn unrecorded(error: &LedgerError) -> Landing {
-    tracing::error!(error = error as &dyn std::error::Error, "ledger unavailable");
-    Landing::Stopped { reason: Reason::LedgerUnavailable, detail: None }
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "ledger unavailable"
+    );
+    Landing::Stopped {
+        reason: Reason::LedgerUnavailable,
+        detail: None,
+    }
 }
 
 fn offer_key(route: &RouteEntry) -> (Arc<str>, Arc<str>) {
-    (Arc::clone(&route.offer.namespace), Arc::clone(&route.offer.name))
+    (
+        Arc::clone(&route.offer.namespace),
+        Arc::clone(&route.offer.name),
+    )
 }
 
 fn count(route: &RouteEntry, option: usize, add: impl FnOnce(&OfferCounters)) {
-    if let Some(counters) = route.counters.get(option).or_else(|| route.counters.first()) {
+    if let Some(counters) = route
+        .counters
+        .get(option)
+        .or_else(|| route.counters.first())
+    {
         add(counters);
     }
 }

@@ -54,8 +54,11 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Headers by which a body-less OPTIONS could still mean another method to an upstream.
-const METHOD_OVERRIDES: [&str; 3] =
-    ["x-http-method-override", "x-http-method", "x-method-override"];
+const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
 
 /// The router of the traffic port: `/verify` and its pins; everything else is 404.
 pub fn router<F: Facilitator, L: Ledger>(face: Arc<ForwardAuth<F, L>>) -> Router {
@@ -74,7 +77,10 @@ async fn handle<F: Facilitator, L: Ledger>(
     if !rest.is_empty() && !rest.starts_with('/') {
         return refuse(&Refusal::new(Reason::NoSuchEndpoint, None));
     }
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    let peer = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|peer| peer.0.ip());
     let (outcome, catalog) = face.answer(rest, &parts.headers, peer, arrived).await;
     face.metrics.request(outcome.label(), arrived.elapsed());
     log(&outcome, &parts.headers, arrived);
@@ -103,7 +109,11 @@ impl<F: Facilitator, L: Ledger> ForwardAuth<F, L> {
             }
             Ok(address) => match facts(&address, headers, settings) {
                 Ok(facts) => {
-                    let request = gate::Request { facts, headers, arrived };
+                    let request = gate::Request {
+                        facts,
+                        headers,
+                        arrived,
+                    };
                     self.gate.answer(&table, &request).await
                 }
                 Err(Unreadable::Headers(problem)) => {
@@ -149,7 +159,10 @@ impl<'a> Address<'a> {
         }
         let trusted = |ip: IpAddr| {
             let ip = ip.to_canonical();
-            settings.trusted_proxies.iter().any(|network| network.contains(&ip))
+            settings
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(&ip))
         };
         if !settings.trusted_proxies.is_empty() && !peer.is_some_and(trusted) {
             let detail = Some("the peer is outside trustedProxies");
@@ -162,7 +175,10 @@ impl<'a> Address<'a> {
             }
             _ => return Err(Refusal::new(Reason::UnknownOffer, None)),
         };
-        Ok(Self { pin, proven_ingress: proven })
+        Ok(Self {
+            pin,
+            proven_ingress: proven,
+        })
     }
 }
 
@@ -188,16 +204,20 @@ fn facts<'a>(
     settings: &Settings,
 ) -> Result<Facts<'a>, Unreadable> {
     let names = match settings.header_source {
-        HeaderSource::XForwarded => {
-            HeaderNames { uri: "x-forwarded-uri", method: "x-forwarded-method" }
-        }
-        HeaderSource::XOriginal => {
-            HeaderNames { uri: "x-original-uri", method: "x-original-method" }
-        }
+        HeaderSource::XForwarded => HeaderNames {
+            uri: "x-forwarded-uri",
+            method: "x-forwarded-method",
+        },
+        HeaderSource::XOriginal => HeaderNames {
+            uri: "x-original-uri",
+            method: "x-original-method",
+        },
     };
     refuse_aliases(headers, &names).map_err(Unreadable::Headers)?;
     let uri = required(headers, names.uri).map_err(Unreadable::Headers)?;
-    let method = single(headers, names.method).map_err(Unreadable::Headers)?.unwrap_or_default();
+    let method = single(headers, names.method)
+        .map_err(Unreadable::Headers)?
+        .unwrap_or_default();
     let authority = listless(headers, FORWARDED_HOST)?.unwrap_or_default();
     let scheme = listless(headers, FORWARDED_PROTO)?.unwrap_or("http");
     let host = if authority.is_empty() {
@@ -210,19 +230,28 @@ fn facts<'a>(
         method,
         host,
         authority,
-        scheme: if matches!(scheme, "https" | "wss") { "https" } else { "http" },
+        scheme: if matches!(scheme, "https" | "wss") {
+            "https"
+        } else {
+            "http"
+        },
         target,
         pin: address.pin,
         preflight: is_preflight(method, headers),
         proven_ingress: address.proven_ingress,
-        forwarded_for: single(headers, FORWARDED_FOR).ok().flatten().unwrap_or_default(),
+        forwarded_for: single(headers, FORWARDED_FOR)
+            .ok()
+            .flatten()
+            .unwrap_or_default(),
     })
 }
 
 /// A CORS preflight in the strict sense (design section 4).
 fn is_preflight(method: &str, headers: &HeaderMap) -> bool {
     let has = |name: &str| headers.contains_key(name);
-    let body_less = headers.get(http::header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+    let body_less = headers
+        .get(http::header::CONTENT_LENGTH)
+        .is_none_or(|length| length == "0")
         && !has("transfer-encoding");
     method == "OPTIONS"
         && has("origin")
@@ -238,10 +267,15 @@ fn refuse_aliases(headers: &HeaderMap, names: &HeaderNames) -> Result<(), Header
         if !name.contains(['_', '.']) {
             continue;
         }
-        let canonical = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+        let canonical = |byte: u8| {
+            if matches!(byte, b'_' | b'.') {
+                b'-'
+            } else {
+                byte
+            }
+        };
         for real in [names.uri, names.method, FORWARDED_HOST, FORWARDED_PROTO] {
-            let alias = name.len() == real.len()
-                && name.bytes().map(canonical).eq(real.bytes());
+            let alias = name.len() == real.len() && name.bytes().map(canonical).eq(real.bytes());
             if alias {
                 return Err(HeaderProblem::Aliased(real));
             }
@@ -263,20 +297,23 @@ fn single<'a>(
     name: &'static str,
 ) -> Result<Option<&'a str>, HeaderProblem> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(HeaderProblem::Doubled(name));
     }
     // Raw bytes beyond UTF-8 have no single meaning either.
-    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| HeaderProblem::Doubled(name))
+    std::str::from_utf8(value.as_bytes())
+        .map(Some)
+        .map_err(|_not_text| HeaderProblem::Doubled(name))
 }
 
 /// The only value of a header that is not a comma list.
-fn listless<'a>(
-    headers: &'a HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'a str>, Unreadable> {
-    let value = single(headers, name).map_err(Unreadable::Headers)?.map(str::trim);
+fn listless<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Unreadable> {
+    let value = single(headers, name)
+        .map_err(Unreadable::Headers)?
+        .map(str::trim);
     match value {
         Some(value) if value.contains(',') => {
             Err(Unreadable::Headers(HeaderProblem::Doubled(name)))

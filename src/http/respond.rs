@@ -49,12 +49,20 @@ pub fn respond(outcome: Outcome, catalog: Option<&str>) -> Response<Body> {
     match outcome {
         Outcome::Free(pass) => free(pass),
         Outcome::Admit(permit) => admit(permit),
-        Outcome::Challenge(challenge) => {
-            challenged(StatusCode::PAYMENT_REQUIRED, Reason::PaymentRequired, *challenge, catalog)
-        }
+        Outcome::Challenge(challenge) => challenged(
+            StatusCode::PAYMENT_REQUIRED,
+            Reason::PaymentRequired,
+            *challenge,
+            catalog,
+        ),
         Outcome::PaymentRefused(refused) => {
             let refused = *refused;
-            challenged(status(refused.reason), refused.reason, refused.challenge, catalog)
+            challenged(
+                status(refused.reason),
+                refused.reason,
+                refused.challenge,
+                catalog,
+            )
         }
         Outcome::SettlementRejected(rejected) => {
             let refusal = Refusal {
@@ -94,7 +102,10 @@ pub fn refuse(refusal: &Refusal) -> Response<Body> {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
     if reason == Reason::SignInRequired {
-        headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("SIWX"));
+        headers.insert(
+            http::header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("SIWX"),
+        );
     }
     response
 }
@@ -174,10 +185,9 @@ fn challenged(
     headers.insert(VARY, ACCEPT);
     headers.insert(X_PAYMENT_ERROR, HeaderValue::from_static(reason.as_str()));
     headers.insert(x402::PAYMENT_REQUIRED, challenge.header);
-    if let Some(catalog) = catalog {
-        if let Ok(link) = HeaderValue::from_str(&format!("<{catalog}>; rel=\"catalog\"")) {
-            headers.insert(LINK, link);
-        }
+    let link = catalog.map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"catalog\"")));
+    if let Some(Ok(link)) = link {
+        headers.insert(LINK, link);
     }
     response
 }
@@ -250,7 +260,9 @@ mod tests {
 
     #[test]
     fn a_pass_always_names_identity_so_that_client_copies_are_replaced() {
-        let outcome = Outcome::Free(FreePass { upstream_auth: None });
+        let outcome = Outcome::Free(FreePass {
+            upstream_auth: None,
+        });
         let response = respond(outcome, None);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()[X_PAYMENT_PAYER], "");

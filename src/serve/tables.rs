@@ -54,7 +54,9 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 },
                 () = sleep_until(wake) => Update::Tick,
             };
-            let Some(applied) = self.apply(update).await else { return };
+            let Some(applied) = self.apply(update).await else {
+                return;
+            };
             next_tick = applied.next_tick.map(instant_of);
             unsaved.add(applied.path_changes, applied.path_removals);
             retry = self.save(&mut unsaved).await;
@@ -112,7 +114,11 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, paths = unsaved.paths.len(), "closed paths not saved yet");
+                tracing::warn!(
+                    error,
+                    paths = unsaved.paths.len(),
+                    "closed paths not saved yet"
+                );
                 Some(Instant::now() + RETRY)
             }
         }

@@ -10,7 +10,11 @@ fn run(folder: &Path, args: &[&str]) -> Output {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("X402_")) {
         command.env_remove(name);
     }
-    command.args(args).current_dir(folder).output().expect("the binary runs")
+    command
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .expect("the binary runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -30,9 +34,22 @@ fn help_names_every_command_and_flag() {
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
     for word in [
-        "serve", "check", "explain", "ready", "demo", "--config", "--listen", "--admin-listen",
-        "--route-source", "--watch", "--kubeconfig", "--ledger", "--shutdown-delay", "--log-format",
-        "X402_LEDGER", "KUBECONFIG",
+        "serve",
+        "check",
+        "explain",
+        "ready",
+        "demo",
+        "--config",
+        "--listen",
+        "--admin-listen",
+        "--route-source",
+        "--watch",
+        "--kubeconfig",
+        "--ledger",
+        "--shutdown-delay",
+        "--log-format",
+        "X402_LEDGER",
+        "KUBECONFIG",
     ] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
@@ -50,7 +67,12 @@ fn bad_flags_are_exit_2() {
         &["--route-source", "kube", "--config", "pricing.yaml"],
     ] {
         let output = run(folder.path(), args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
         assert!(!output.stderr.is_empty(), "{args:?} says why");
     }
 }
@@ -63,7 +85,12 @@ fn what_cannot_start_is_exit_1_and_says_what_to_do() {
     let serve = |args: &[&str]| {
         let fixed = ["--config=pricing.yaml", "--admin-listen=127.0.0.1:0"];
         let output = run(folder.path(), &[&fixed, args].concat());
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
         text(&output.stderr)
     };
     let busy = serve(&[&format!("--listen={taken}")]);
@@ -96,7 +123,12 @@ fn check_reports_every_problem_with_its_place() {
         .as_array()
         .expect("a list")
         .iter()
-        .map(|problem| (problem["severity"].as_str().unwrap(), problem["line"].as_u64().unwrap()))
+        .map(|problem| {
+            (
+                problem["severity"].as_str().unwrap(),
+                problem["line"].as_u64().unwrap(),
+            )
+        })
         .collect();
     assert!(lines.contains(&("warning", 4)), "{found}");
     assert!(lines.contains(&("error", 6)), "{found}");
@@ -109,8 +141,16 @@ fn check_strict_turns_warnings_into_failure() {
     let text = format!("{}unknownKey: 1\n", pricing("https://facilitator.example"));
     let folder = folder_with(&text);
     let relaxed = run(folder.path(), &["check", "--config", "pricing.yaml"]);
-    assert_eq!(relaxed.status.code(), Some(0), "{}", self::text(&relaxed.stdout));
-    let strict = run(folder.path(), &["check", "--config", "pricing.yaml", "--strict"]);
+    assert_eq!(
+        relaxed.status.code(),
+        Some(0),
+        "{}",
+        self::text(&relaxed.stdout)
+    );
+    let strict = run(
+        folder.path(),
+        &["check", "--config", "pricing.yaml", "--strict"],
+    );
     assert_eq!(strict.status.code(), Some(1));
     assert!(self::text(&strict.stdout).contains("unknownKey"));
 }
@@ -141,7 +181,9 @@ async fn ready_prints_the_readiness_and_exits_0_or_1() {
     let home = verifier.home().to_owned();
     let ask = move || run(&home, &["ready", "--admin", &admin]);
     let log_has_cause = || async { verifier.log().contains("pricing.yaml") };
-    verifier.eventually(Duration::from_secs(10), "a cause in the log", log_has_cause).await;
+    verifier
+        .eventually(Duration::from_secs(10), "a cause in the log", log_has_cause)
+        .await;
     let unready = ask();
     assert_eq!(unready.status.code(), Some(1));
     let sentence = text(&unready.stdout) + &text(&unready.stderr);
@@ -158,9 +200,27 @@ fn demo_pays_a_request_on_this_machine() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(folder.path(), &["demo"]);
     let told = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{told}\n{}", text(&output.stderr));
-    for word in ["SIMULATED", "402", "0.001 USDC", "200", "receipt", "409", "payment_used"] {
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{told}\n{}",
+        text(&output.stderr)
+    );
+    for word in [
+        "SIMULATED",
+        "402",
+        "0.001 USDC",
+        "200",
+        "receipt",
+        "409",
+        "payment_used",
+    ] {
         assert!(told.contains(word), "{word}: {told}");
     }
-    assert!(std::fs::read_dir(folder.path()).expect("a folder").next().is_none());
+    assert!(
+        std::fs::read_dir(folder.path())
+            .expect("a folder")
+            .next()
+            .is_none()
+    );
 }

@@ -73,7 +73,13 @@ impl Verifier {
             .arg("--log-level=debug")
             .args(&self.args)
             .current_dir(self.home.path());
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"] {
+        for name in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "ALL_PROXY",
+        ] {
             command.env_remove(name);
         }
         self.process = Some(Process::start("verifier", command));
@@ -85,7 +91,11 @@ impl Verifier {
         process
             .wait_until("the verifier to be ready", |_| {
                 let url = url.clone();
-                async move { http::get(&url).await.is_ok_and(|answer| answer.status == 200) }
+                async move {
+                    http::get(&url)
+                        .await
+                        .is_ok_and(|answer| answer.status == 200)
+                }
             })
             .await;
     }
@@ -112,7 +122,10 @@ impl Verifier {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("the verifier did not end within {within:?}:\n{}", process.log());
+        panic!(
+            "the verifier did not end within {within:?}:\n{}",
+            process.log()
+        );
     }
 
     pub(crate) fn log(&self) -> String {
@@ -147,7 +160,9 @@ impl Verifier {
     }
 
     pub(crate) async fn admin(&self, path: &str) -> Answer {
-        http::get(&self.admin_url(path)).await.expect("the admin port answers")
+        http::get(&self.admin_url(path))
+            .await
+            .expect("the admin port answers")
     }
 
     /// A forwardAuth call about this request target, as Traefik would make it.
@@ -176,7 +191,8 @@ impl Verifier {
         let page = self.admin("/metrics").await.text();
         page.lines()
             .filter(|line| {
-                line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
             })
             .filter(|line| labels.iter().all(|label| line.contains(label)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -184,13 +200,21 @@ impl Verifier {
     }
 
     /// Waits until `probe` holds, at most `within`.
-    pub(crate) async fn eventually<F>(&self, within: Duration, what: &str, mut probe: impl FnMut() -> F)
-    where
+    pub(crate) async fn eventually<F>(
+        &self,
+        within: Duration,
+        what: &str,
+        mut probe: impl FnMut() -> F,
+    ) where
         F: Future<Output = bool>,
     {
         let started = Instant::now();
         while !probe().await {
-            assert!(started.elapsed() < within, "waited {within:?} for {what}\n{}", self.log());
+            assert!(
+                started.elapsed() < within,
+                "waited {within:?} for {what}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -212,7 +236,8 @@ impl Ask {
 
     /// Adds a header, beside any with that name.
     pub(crate) fn also(mut self, name: &str, value: &str) -> Self {
-        self.request.push((name.to_owned(), value.as_bytes().to_vec()));
+        self.request
+            .push((name.to_owned(), value.as_bytes().to_vec()));
         self
     }
 
@@ -233,8 +258,11 @@ impl Ask {
 
     /// Presents a payment in the header of its version.
     pub(crate) fn pay(self, payment: &Value) -> Self {
-        let name =
-            if payment["x402Version"] == 1 { "x-payment" } else { "payment-signature" };
+        let name = if payment["x402Version"] == 1 {
+            "x-payment"
+        } else {
+            "payment-signature"
+        };
         self.header(name, &STANDARD.encode(payment.to_string()))
     }
 
@@ -254,9 +282,12 @@ impl Ask {
 
     /// The raw bytes of the call, for tests that cut connections.
     pub(crate) fn raw(&self, host: &str) -> Vec<u8> {
-        let path = self.url.split_once("127.0.0.1:").map_or("/verify", |(_, rest)| {
-            rest.find('/').map_or("/verify", |at| &rest[at..])
-        });
+        let path = self
+            .url
+            .split_once("127.0.0.1:")
+            .map_or("/verify", |(_, rest)| {
+                rest.find('/').map_or("/verify", |at| &rest[at..])
+            });
         let mut bytes = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
         for (name, value) in &self.request {
             bytes.extend_from_slice(name.as_bytes());
@@ -276,7 +307,10 @@ pub(crate) fn challenge_of(answer: &Answer) -> Value {
 
 /// A base64 JSON header.
 pub(crate) fn header_json(answer: &Answer, name: &str) -> Value {
-    let value = answer.headers.get(name).unwrap_or_else(|| panic!("no {name}: {answer:?}"));
+    let value = answer
+        .headers
+        .get(name)
+        .unwrap_or_else(|| panic!("no {name}: {answer:?}"));
     let bytes = STANDARD.decode(value).expect("padded standard base64");
     serde_json::from_slice(&bytes).expect("JSON")
 }
@@ -335,7 +369,11 @@ impl Wallet {
         let chain_id = match text(option, "network") {
             "base-sepolia" => 84_532,
             "base" => 8_453,
-            caip2 => caip2.strip_prefix("eip155:").expect("EVM").parse().expect("a chain id"),
+            caip2 => caip2
+                .strip_prefix("eip155:")
+                .expect("EVM")
+                .parse()
+                .expect("a chain id"),
         };
         let timeout = option["maxTimeoutSeconds"].as_u64().expect("a number");
         let now = u64::try_from(jiff::Timestamp::now().as_second()).expect("after 1970");
@@ -370,8 +408,10 @@ impl Wallet {
     }
 
     fn signature(&self, digest: B256) -> String {
-        let (signature, recovery) =
-            self.key.sign_prehash_recoverable(digest.as_slice()).expect("signs");
+        let (signature, recovery) = self
+            .key
+            .sign_prehash_recoverable(digest.as_slice())
+            .expect("signs");
         let mut bytes = signature.to_bytes().to_vec();
         bytes.push(27 + recovery.to_byte());
         format!("0x{}", alloy_primitives::hex::encode(bytes))
@@ -379,7 +419,9 @@ impl Wallet {
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value}"))
+    value[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {field} in {value}"))
 }
 
 /// A pricing file with one pinned offer `shop/report` at `/paid/*` and `/paid`, free `/free/*`.

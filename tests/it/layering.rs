@@ -14,17 +14,49 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("offer", &["money"]),
     ("pricing", &["offer", "money"]),
     ("x402", &["money"]),
-    ("table", &["money", "route", "offer", "pricing", "x402", "metrics"]),
-    ("gate", &["money", "route", "x402", "eip712", "table", "lifecycle", "metrics"]),
-    ("facilitator", &["gate", "x402", "money", "lifecycle", "metrics"]),
+    (
+        "table",
+        &["money", "route", "offer", "pricing", "x402", "metrics"],
+    ),
+    (
+        "gate",
+        &[
+            "money",
+            "route",
+            "x402",
+            "eip712",
+            "table",
+            "lifecycle",
+            "metrics",
+        ],
+    ),
+    (
+        "facilitator",
+        &["gate", "x402", "money", "lifecycle", "metrics"],
+    ),
     ("ledger", &["gate", "money", "x402", "lifecycle", "metrics"]),
-    ("sources/file", &["pricing", "offer", "table", "lifecycle", "metrics"]),
+    (
+        "sources/file",
+        &["pricing", "offer", "table", "lifecycle", "metrics"],
+    ),
     ("http/respond", &["gate", "x402"]),
-    ("http/forward_auth", &["gate", "route", "http/respond", "metrics"]),
+    (
+        "http/forward_auth",
+        &["gate", "route", "http/respond", "metrics"],
+    ),
     ("http/admin", &["metrics", "lifecycle", "table"]),
     // The accept loop of both ports: knows connections and shutdown, nothing of payments.
     ("http/listener", &["lifecycle"]),
-    ("config", &["http/listener", "ledger", "facilitator", "sources/file", "http/admin"]),
+    (
+        "config",
+        &[
+            "http/listener",
+            "ledger",
+            "facilitator",
+            "sources/file",
+            "http/admin",
+        ],
+    ),
     ("explain", &["pricing", "table", "gate", "http/respond"]),
     ("operate", &["config", "ledger", "gate", "money"]),
     ("demo", &["serve", "config", "x402", "eip712"]),
@@ -39,7 +71,10 @@ fn sources() -> PathBuf {
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+    for entry in std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry"))
+    {
         let path = entry.path();
         if path.is_dir() {
             files(&path, found);
@@ -55,7 +90,10 @@ fn all_files() -> Vec<String> {
     let mut names: Vec<_> = found
         .iter()
         .map(|path| {
-            let name = path.strip_prefix(sources()).expect("below src").with_extension("");
+            let name = path
+                .strip_prefix(sources())
+                .expect("below src")
+                .with_extension("");
             name.to_str().expect("UTF-8").to_owned()
         })
         .collect();
@@ -88,7 +126,12 @@ fn imports(text: &str) -> BTreeSet<String> {
         let rest = &code[at + "crate::".len()..];
         // `use crate::{a::X, b::Y}`: each item of the group.
         let items: Vec<&str> = match rest.strip_prefix('{') {
-            Some(group) => group.split('}').next().unwrap_or_default().split(',').collect(),
+            Some(group) => group
+                .split('}')
+                .next()
+                .unwrap_or_default()
+                .split(',')
+                .collect(),
             None => vec![rest],
         };
         for item in items {
@@ -126,7 +169,10 @@ fn extra_arrows(module: &str, text: &str) -> Vec<String> {
 #[test]
 fn imports_follow_the_designs_table() {
     let mut problems = Vec::new();
-    for file in all_files().iter().filter(|file| !matches!(file.as_str(), "lib" | "main")) {
+    for file in all_files()
+        .iter()
+        .filter(|file| !matches!(file.as_str(), "lib" | "main"))
+    {
         let text = std::fs::read_to_string(sources().join(format!("{file}.rs"))).expect("a file");
         let module = module_of(file);
         for import in extra_arrows(module, &text) {
@@ -140,7 +186,10 @@ fn imports_follow_the_designs_table() {
 fn an_extra_arrow_is_found() {
     let text = "use crate::{money::Amount, gate::Permit};\nfn f() { crate::ledger::Store::x() }";
     assert_eq!(extra_arrows("table", text), ["gate", "ledger"]);
-    assert_eq!(extra_arrows("http/admin", "use crate::http::respond::respond;"), ["http/respond"]);
+    assert_eq!(
+        extra_arrows("http/admin", "use crate::http::respond::respond;"),
+        ["http/respond"]
+    );
     assert_eq!(extra_arrows("serve", "use crate::demo::run;"), ["demo"]);
     assert!(extra_arrows("gate", "/// See crate::ledger.\nuse crate::table::Table;").is_empty());
 }
@@ -152,7 +201,10 @@ fn every_file_is_named_by_a_module() {
         std::fs::read_to_string(sources().join(format!("{name}.rs"))).unwrap_or_default()
     };
     let mut orphans = Vec::new();
-    for file in files.iter().filter(|file| !matches!(file.as_str(), "lib" | "main")) {
+    for file in files
+        .iter()
+        .filter(|file| !matches!(file.as_str(), "lib" | "main"))
+    {
         let (parent, name) = match file.rsplit_once('/') {
             Some(("http" | "sources", name)) => ("lib", name),
             Some((parent, name)) => (parent, name),
@@ -160,7 +212,8 @@ fn every_file_is_named_by_a_module() {
         };
         let text = read(parent);
         let named = text.lines().map(str::trim).any(|line| {
-            line.trim_start_matches("pub(crate) ").trim_start_matches("pub ")
+            line.trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub ")
                 == format!("mod {name};")
                 || line.trim_start_matches("pub(super) ") == format!("mod {name};")
         });

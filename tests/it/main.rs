@@ -2,6 +2,12 @@
 //!
 //! Modules named `real` need what `make tools` installs; the others need nothing but this binary.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::string_slice,
+    reason = "a test may spawn its own clients and cut its own strings"
+)]
+
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]

@@ -20,7 +20,9 @@ async fn setup() -> (Scripted, Verifier, Value) {
 
 fn lowered(payment: &Value) -> Value {
     let mut copy = payment.clone();
-    let authorization = copy["payload"]["authorization"].as_object_mut().expect("an object");
+    let authorization = copy["payload"]["authorization"]
+        .as_object_mut()
+        .expect("an object");
     for value in authorization.values_mut() {
         *value = value.as_str().expect("text").to_lowercase().into();
     }
@@ -52,8 +54,12 @@ async fn r8_fifty_copies_at_once_are_one_answer_and_one_settle() {
         assert_eq!(verdict, (409, "payment_used".to_owned()));
     };
     replayed(verdict(&ask.send().await));
-    replayed(verdict(&verifier.ask("/paid/other").pay(&payment).send().await));
-    replayed(verdict(&verifier.ask("/paid/x").pay(&lowered(&payment)).send().await));
+    replayed(verdict(
+        &verifier.ask("/paid/other").pay(&payment).send().await,
+    ));
+    replayed(verdict(
+        &verifier.ask("/paid/x").pay(&lowered(&payment)).send().await,
+    ));
     let v1 = serde_json::json!({
         "x402Version": 1, "scheme": "exact", "network": "base-sepolia", "payload": payment["payload"],
     });
@@ -67,9 +73,16 @@ async fn r8_fifty_copies_at_once_are_one_answer_and_one_settle() {
 async fn both_versions_pay_and_get_a_receipt_in_their_own_words() {
     let (_facilitator, verifier, challenge) = setup().await;
     let wallet = Wallet::new(2);
-    let paid = verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await;
+    let paid = verifier
+        .ask("/paid/x")
+        .pay(&wallet.pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(paid.status, 200, "{}", paid.text());
-    assert_eq!(paid.headers["x-payment-payer"], wallet.address.to_checksum(None));
+    assert_eq!(
+        paid.headers["x-payment-payer"],
+        wallet.address.to_checksum(None)
+    );
     let receipt = header_json(&paid, "payment-response");
     assert_eq!(receipt["success"], true);
     assert_eq!(receipt["network"], "eip155:84532");
@@ -78,7 +91,10 @@ async fn both_versions_pay_and_get_a_receipt_in_their_own_words() {
     let v1 = wallet.pay_v1(&unpaid.json());
     let paid = verifier.ask("/paid/x").pay(&v1).send().await;
     assert_eq!(paid.status, 200, "{}", paid.text());
-    assert_eq!(header_json(&paid, "x-payment-response")["network"], "base-sepolia");
+    assert_eq!(
+        header_json(&paid, "x-payment-response")["network"],
+        "base-sepolia"
+    );
 }
 
 /// Sends a call and cuts the connection once `seen` holds.
@@ -88,10 +104,14 @@ where
 {
     let url = verifier.url("");
     let address = url.trim_start_matches("http://");
-    let mut connection = TcpStream::connect(address).await.expect("the verifier listens");
+    let mut connection = TcpStream::connect(address)
+        .await
+        .expect("the verifier listens");
     let bytes = verifier.ask("/paid/x").pay(payment).raw(address);
     connection.write_all(&bytes).await.expect("sent");
-    verifier.eventually(Duration::from_secs(10), what, seen).await;
+    verifier
+        .eventually(Duration::from_secs(10), what, seen)
+        .await;
     drop(connection);
 }
 
@@ -101,24 +121,54 @@ async fn m6_what_was_paid_and_not_answered_pays_the_next_request() {
     facilitator.on_settle(Reply::settled().after(Duration::from_millis(400)));
     let wallet = Wallet::new(3);
     let cut = wallet.pay_v2(&challenge);
-    cut_when(&verifier, &cut, "the settle call", || async { facilitator.settles() == 1 }).await;
+    cut_when(&verifier, &cut, "the settle call", || async {
+        facilitator.settles() == 1
+    })
+    .await;
     let credit = || async {
-        verifier.metric("x402_verifier_charged_requests_total", &["report"]).await == Some(1.0)
+        verifier
+            .metric("x402_verifier_charged_requests_total", &["report"])
+            .await
+            == Some(1.0)
     };
-    verifier.eventually(Duration::from_secs(10), "the settlement to be booked", credit).await;
+    verifier
+        .eventually(
+            Duration::from_secs(10),
+            "the settlement to be booked",
+            credit,
+        )
+        .await;
     // Let the join window of M5 pass by using another forwarded client.
-    let alone = verifier.ask("/paid/x").pay(&cut).header("x-forwarded-for", "192.0.2.99");
+    let alone = verifier
+        .ask("/paid/x")
+        .pay(&cut)
+        .header("x-forwarded-for", "192.0.2.99");
     let old = verdict(&alone.send().await);
-    assert_eq!(old.0, 409, "the old authorisation alone gets nothing: {old:?}");
+    assert_eq!(
+        old.0, 409,
+        "the old authorisation alone gets nothing: {old:?}"
+    );
 
     let next = wallet.pay_v2(&challenge);
     let paid = verifier.ask("/paid/x").pay(&next).send().await;
     assert_eq!(paid.status, 200, "{}", paid.text());
-    assert_eq!(facilitator.settles(), 1, "the credit paid, nothing was settled");
+    assert_eq!(
+        facilitator.settles(),
+        1,
+        "the credit paid, nothing was settled"
+    );
     let replay = verdict(&verifier.ask("/paid/x").pay(&next).send().await);
-    assert_eq!(replay, (409, "payment_used".to_owned()), "its authorisation ended");
+    assert_eq!(
+        replay,
+        (409, "payment_used".to_owned()),
+        "its authorisation ended"
+    );
 
-    let third = verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await;
+    let third = verifier
+        .ask("/paid/x")
+        .pay(&wallet.pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(third.status, 200);
     assert_eq!(facilitator.settles(), 2, "a credit pays once");
 }
@@ -128,11 +178,19 @@ async fn m6_a_credit_is_its_payers_and_its_routes() {
     let (facilitator, verifier, challenge) = setup().await;
     facilitator.on_settle(Reply::settled().after(Duration::from_millis(300)));
     let payment = Wallet::new(4).pay_v2(&challenge);
-    cut_when(&verifier, &payment, "the settle call", || async { facilitator.settles() == 1 }).await;
+    cut_when(&verifier, &payment, "the settle call", || async {
+        facilitator.settles() == 1
+    })
+    .await;
     let booked = || async {
-        verifier.metric("x402_verifier_charged_requests_total", &["report"]).await == Some(1.0)
+        verifier
+            .metric("x402_verifier_charged_requests_total", &["report"])
+            .await
+            == Some(1.0)
     };
-    verifier.eventually(Duration::from_secs(10), "the booking", booked).await;
+    verifier
+        .eventually(Duration::from_secs(10), "the booking", booked)
+        .await;
     let other = Wallet::new(5).pay_v2(&challenge);
     assert_eq!(verifier.ask("/paid/x").pay(&other).send().await.status, 200);
     assert_eq!(facilitator.settles(), 2, "another payer pays for itself");
@@ -143,11 +201,23 @@ async fn m1_a_connection_cut_before_verify_answers_stores_nothing() {
     let (facilitator, verifier, challenge) = setup().await;
     facilitator.on_verify(Reply::valid().after(Duration::from_millis(400)));
     let payment = Wallet::new(6).pay_v2(&challenge);
-    cut_when(&verifier, &payment, "the verify call", || async { facilitator.verifies() == 1 }).await;
+    cut_when(&verifier, &payment, "the verify call", || async {
+        facilitator.verifies() == 1
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(800)).await;
-    assert_eq!(facilitator.settles(), 0, "nobody waited, nothing was claimed");
+    assert_eq!(
+        facilitator.settles(),
+        0,
+        "nobody waited, nothing was claimed"
+    );
     let again = verifier.ask("/paid/x").pay(&payment).send().await;
-    assert_eq!(again.status, 200, "the same payment is still good: {}", again.text());
+    assert_eq!(
+        again.status,
+        200,
+        "the same payment is still good: {}",
+        again.text()
+    );
     assert_eq!(facilitator.settles(), 1);
 }
 
@@ -156,7 +226,10 @@ async fn m5_an_auth_call_that_the_proxy_sends_again_joins() {
     let (facilitator, verifier, challenge) = setup().await;
     facilitator.on_settle(Reply::settled().after(Duration::from_millis(600)));
     let payment = Wallet::new(7).pay_v2(&challenge);
-    cut_when(&verifier, &payment, "the settle call", || async { facilitator.settles() == 1 }).await;
+    cut_when(&verifier, &payment, "the settle call", || async {
+        facilitator.settles() == 1
+    })
+    .await;
     // The drop of the first handler is noticed a moment after the cut.
     let started = Instant::now();
     let joined = loop {
@@ -168,28 +241,52 @@ async fn m5_an_auth_call_that_the_proxy_sends_again_joins() {
     assert_eq!(joined.status, 200, "{}", joined.text());
     assert_eq!(facilitator.settles(), 1);
     let copy = verdict(&verifier.ask("/paid/x").pay(&payment).send().await);
-    assert_eq!(copy, (409, "payment_used".to_owned()), "a joined answer is one answer");
+    assert_eq!(
+        copy,
+        (409, "payment_used".to_owned()),
+        "a joined answer is one answer"
+    );
 }
 
 #[tokio::test]
 async fn m4_a_failed_transaction_without_a_hash_is_unknown_and_blocks_its_payer() {
     let (facilitator, verifier, challenge) = setup().await;
-    facilitator.on_settle(Reply::settle_failed("invalid_exact_evm_transaction_failed", ""));
+    facilitator.on_settle(Reply::settle_failed(
+        "invalid_exact_evm_transaction_failed",
+        "",
+    ));
     let wallet = Wallet::new(8);
     let payment = wallet.pay_v2(&challenge);
     let answer = verifier.ask("/paid/x").pay(&payment).send().await;
     assert_eq!(verdict(&answer), (504, "settlement_unknown".to_owned()));
     assert!(answer.headers.contains_key("retry-after"));
-    assert!(!answer.headers.contains_key("payment-required"), "R9: no second challenge");
+    assert!(
+        !answer.headers.contains_key("payment-required"),
+        "R9: no second challenge"
+    );
 
     facilitator.on_settle(Reply::settled());
     let again = verdict(&verifier.ask("/paid/x").pay(&payment).send().await);
     assert_eq!(again, (504, "settlement_unknown".to_owned()));
-    let new = verdict(&verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await);
-    assert_eq!(new, (504, "settlement_unknown".to_owned()), "M6: not settled meanwhile");
+    let new = verdict(
+        &verifier
+            .ask("/paid/x")
+            .pay(&wallet.pay_v2(&challenge))
+            .send()
+            .await,
+    );
+    assert_eq!(
+        new,
+        (504, "settlement_unknown".to_owned()),
+        "M6: not settled meanwhile"
+    );
     assert_eq!(facilitator.settles(), 1);
     let other = Wallet::new(9).pay_v2(&challenge);
-    assert_eq!(verifier.ask("/paid/x").pay(&other).send().await.status, 200, "others go on");
+    assert_eq!(
+        verifier.ask("/paid/x").pay(&other).send().await.status,
+        200,
+        "others go on"
+    );
 }
 
 #[tokio::test]
@@ -207,16 +304,30 @@ async fn m3_two_payments_under_one_transaction_are_one_answer() {
 #[tokio::test]
 async fn m4_a_pending_settle_is_sent_once_more_and_then_unknown() {
     let (facilitator, verifier, challenge) = setup().await;
-    facilitator.next_settle(Reply::settle_failed("settlement_pending", &format!("0x{}", "1".repeat(64))));
+    facilitator.next_settle(Reply::settle_failed(
+        "settlement_pending",
+        &format!("0x{}", "1".repeat(64)),
+    ));
     let wallet = Wallet::new(12);
-    let paid = verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await;
+    let paid = verifier
+        .ask("/paid/x")
+        .pay(&wallet.pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(paid.status, 200, "{}", paid.text());
     assert_eq!(facilitator.settles(), 2);
     let calls = facilitator.calls();
-    let bodies: Vec<_> = calls.iter().filter(|call| call.path == "/settle").map(|call| &call.body).collect();
+    let bodies: Vec<_> = calls
+        .iter()
+        .filter(|call| call.path == "/settle")
+        .map(|call| &call.body)
+        .collect();
     assert_eq!(bodies[0], bodies[1], "the same bytes");
 
-    facilitator.on_settle(Reply::settle_failed("settlement_pending", &format!("0x{}", "2".repeat(64))));
+    facilitator.on_settle(Reply::settle_failed(
+        "settlement_pending",
+        &format!("0x{}", "2".repeat(64)),
+    ));
     let payment = Wallet::new(13).pay_v2(&challenge);
     let answer = verdict(&verifier.ask("/paid/x").pay(&payment).send().await);
     assert_eq!(answer, (504, "settlement_unknown".to_owned()));
@@ -229,12 +340,18 @@ async fn m1_verify_and_settle_get_the_payers_bytes_and_our_requirement() {
     let mut payment = Wallet::new(14).pay_v2(&challenge);
     payment["unknownField"] = serde_json::json!({ "kept": [1, 2, 3] });
     payment["accepted"]["extra"]["added"] = "by the buyer".into();
-    assert_eq!(verifier.ask("/paid/x").pay(&payment).send().await.status, 200);
+    assert_eq!(
+        verifier.ask("/paid/x").pay(&payment).send().await.status,
+        200
+    );
     let calls = facilitator.calls();
     assert_eq!(calls.len(), 2);
     assert_eq!(calls[0].body, calls[1].body);
     assert_eq!(calls[0].body["paymentPayload"], payment);
-    assert_eq!(calls[0].body["paymentRequirements"], challenge["accepts"][0]);
+    assert_eq!(
+        calls[0].body["paymentRequirements"],
+        challenge["accepts"][0]
+    );
 }
 
 #[tokio::test]
@@ -244,8 +361,14 @@ async fn m2_the_form_that_is_asked_for_and_no_other() {
     both["payload"]["permit2Authorization"] = serde_json::json!({});
     let answer = verifier.ask("/paid/x").pay(&both).send().await;
     assert_eq!(verdict(&answer), (400, "invalid_payment_header".to_owned()));
-    assert!(answer.headers.contains_key("payment-required"), "with a challenge");
-    assert_eq!(challenge_of(&answer)["extensions"]["paymentFailure"]["reason"], "invalid_payment_header");
+    assert!(
+        answer.headers.contains_key("payment-required"),
+        "with a challenge"
+    );
+    assert_eq!(
+        challenge_of(&answer)["extensions"]["paymentFailure"]["reason"],
+        "invalid_payment_header"
+    );
     assert!(facilitator.calls().is_empty());
 }
 
@@ -259,14 +382,22 @@ async fn m9_neither_expired_nor_valid_for_ever() {
     let mut payment = wallet.pay_v2(&long);
     payment["accepted"] = challenge["accepts"][0].clone();
     let answer = verifier.ask("/paid/x").pay(&payment).send().await;
-    assert_eq!(verdict(&answer), (402, "payment_invalid".to_owned()), "{}", answer.text());
+    assert_eq!(
+        verdict(&answer),
+        (402, "payment_invalid".to_owned()),
+        "{}",
+        answer.text()
+    );
     let mut short = challenge.clone();
     short["accepts"][0]["maxTimeoutSeconds"] = 1.into();
     let mut payment = wallet.pay_v2(&short);
     payment["accepted"] = challenge["accepts"][0].clone();
     let answer = verifier.ask("/paid/x").pay(&payment).send().await;
     assert_eq!(verdict(&answer), (402, "payment_invalid".to_owned()));
-    assert!(facilitator.calls().is_empty(), "refused before anybody was asked");
+    assert!(
+        facilitator.calls().is_empty(),
+        "refused before anybody was asked"
+    );
 }
 
 #[tokio::test]
@@ -275,10 +406,19 @@ async fn m13_a_price_edit_makes_older_payments_not_match() {
     let old = Wallet::new(17).pay_v2(&challenge);
     verifier.write_pricing(&pricing(&facilitator.url()).replace("0.001", "0.002"));
     let live = || async { verifier.challenge("/paid/x").await["accepts"][0]["amount"] == "2000" };
-    verifier.eventually(Duration::from_secs(5), "the new price", live).await;
+    verifier
+        .eventually(Duration::from_secs(5), "the new price", live)
+        .await;
     let answer = verifier.ask("/paid/x").pay(&old).send().await;
-    assert_eq!(verdict(&answer), (402, "no_matching_requirement".to_owned()));
-    assert!(answer.text().contains("amount"), "names the field: {}", answer.text());
+    assert_eq!(
+        verdict(&answer),
+        (402, "no_matching_requirement".to_owned())
+    );
+    assert!(
+        answer.text().contains("amount"),
+        "names the field: {}",
+        answer.text()
+    );
     assert!(facilitator.calls().is_empty());
 }
 
@@ -289,31 +429,60 @@ async fn m10_verify_only_never_settles_and_still_answers_once() {
     let verifier = Verifier::start(&text).await;
     let challenge = verifier.challenge("/paid/x").await;
     let payment = Wallet::new(18).pay_v2(&challenge);
-    assert_eq!(verifier.ask("/paid/x").pay(&payment).send().await.status, 200);
+    assert_eq!(
+        verifier.ask("/paid/x").pay(&payment).send().await.status,
+        200
+    );
     let replay = verdict(&verifier.ask("/paid/x").pay(&payment).send().await);
     assert_eq!(replay, (409, "payment_used".to_owned()));
     assert_eq!(facilitator.settles(), 0);
-    assert_eq!(verifier.metric("x402_verifier_settle_never_routes", &[]).await, Some(1.0));
-    assert_eq!(verifier.metric("x402_verifier_charged_requests_total", &[]).await, Some(0.0));
+    assert_eq!(
+        verifier
+            .metric("x402_verifier_settle_never_routes", &[])
+            .await,
+        Some(1.0)
+    );
+    assert_eq!(
+        verifier
+            .metric("x402_verifier_charged_requests_total", &[])
+            .await,
+        Some(0.0)
+    );
 }
 
 #[tokio::test]
 async fn m8_a_settle_that_outlives_the_answer_is_booked_and_becomes_a_credit() {
     let facilitator = Scripted::start().await;
-    let text = format!("timeouts: {{answer: 2s, settleFloor: 1s}}\n{}", pricing(&facilitator.url()));
+    let text = format!(
+        "timeouts: {{answer: 2s, settleFloor: 1s}}\n{}",
+        pricing(&facilitator.url())
+    );
     let verifier = Verifier::start(&text).await;
     let challenge = verifier.challenge("/paid/x").await;
     facilitator.next_settle(Reply::settled().after(Duration::from_secs(4)));
     let wallet = Wallet::new(19);
     let started = Instant::now();
-    let answer = verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await;
+    let answer = verifier
+        .ask("/paid/x")
+        .pay(&wallet.pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(verdict(&answer), (504, "settlement_unknown".to_owned()));
     assert!(started.elapsed() < Duration::from_secs(10));
     let booked = || async {
-        verifier.metric("x402_verifier_charged_requests_total", &["report"]).await == Some(1.0)
+        verifier
+            .metric("x402_verifier_charged_requests_total", &["report"])
+            .await
+            == Some(1.0)
     };
-    verifier.eventually(Duration::from_secs(20), "the late settlement", booked).await;
-    let next = verifier.ask("/paid/x").pay(&wallet.pay_v2(&challenge)).send().await;
+    verifier
+        .eventually(Duration::from_secs(20), "the late settlement", booked)
+        .await;
+    let next = verifier
+        .ask("/paid/x")
+        .pay(&wallet.pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(next.status, 200, "{}", next.text());
     assert_eq!(facilitator.settles(), 1);
 }
@@ -326,14 +495,21 @@ async fn m8_sigterm_twice_loses_no_settlement() {
     let ask = verifier.ask("/paid/x").pay(&payment);
     let waiting = tokio::spawn(async move { ask.send().await });
     let settling = || async { facilitator.settles() == 1 };
-    verifier.eventually(Duration::from_secs(10), "the settle call", settling).await;
+    verifier
+        .eventually(Duration::from_secs(10), "the settle call", settling)
+        .await;
     verifier.signal("TERM");
     tokio::time::sleep(Duration::from_millis(200)).await;
     verifier.signal("TERM");
     let answer = waiting.await.expect("no panic");
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.headers["connection"], "close");
-    assert_eq!(verifier.exit_code(Duration::from_secs(30)).await, Some(0), "{}", verifier.log());
+    assert_eq!(
+        verifier.exit_code(Duration::from_secs(30)).await,
+        Some(0),
+        "{}",
+        verifier.log()
+    );
     verifier.crash_and_restart().await;
     let replay = verdict(&verifier.ask("/paid/x").pay(&payment).send().await);
     assert_eq!(replay, (409, "payment_used".to_owned()));
@@ -342,21 +518,33 @@ async fn m8_sigterm_twice_loses_no_settlement() {
 #[tokio::test]
 async fn m12_no_room_is_busy_and_nothing_is_charged() {
     let facilitator = Scripted::start().await;
-    let text = format!("limits: {{permitsPerOffer: 1}}\n{}", pricing(&facilitator.url()));
+    let text = format!(
+        "limits: {{permitsPerOffer: 1}}\n{}",
+        pricing(&facilitator.url())
+    );
     let verifier = Verifier::start(&text).await;
     let challenge = verifier.challenge("/paid/x").await;
     facilitator.next_settle(Reply::settled().after(Duration::from_secs(2)));
-    let slow = verifier.ask("/paid/x").pay(&Wallet::new(21).pay_v2(&challenge));
+    let slow = verifier
+        .ask("/paid/x")
+        .pay(&Wallet::new(21).pay_v2(&challenge));
     let slow = tokio::spawn(async move { slow.send().await });
     let settling = || async { facilitator.settles() == 1 };
-    verifier.eventually(Duration::from_secs(10), "the settle call", settling).await;
+    verifier
+        .eventually(Duration::from_secs(10), "the settle call", settling)
+        .await;
     let payment = Wallet::new(22).pay_v2(&challenge);
     let busy = verifier.ask("/paid/x").pay(&payment).send().await;
     assert_eq!(verdict(&busy), (503, "busy".to_owned()));
     assert!(busy.headers.contains_key("retry-after"));
     assert_eq!(slow.await.expect("no panic").status, 200);
     let again = verifier.ask("/paid/x").pay(&payment).send().await;
-    assert_eq!(again.status, 200, "the same payment is still good: {}", again.text());
+    assert_eq!(
+        again.status,
+        200,
+        "the same payment is still good: {}",
+        again.text()
+    );
 }
 
 #[tokio::test]
@@ -369,7 +557,12 @@ async fn m4_an_invalid_payment_is_refused_with_a_challenge_and_remembered() {
         assert_eq!(verdict(&answer), (402, "payment_invalid".to_owned()));
         let failure = &challenge_of(&answer)["extensions"]["paymentFailure"];
         assert_eq!(failure["reason"], "payment_invalid");
-        assert!(failure["detail"].as_str().expect("text").contains("balance"));
+        assert!(
+            failure["detail"]
+                .as_str()
+                .expect("text")
+                .contains("balance")
+        );
     }
     assert_eq!(facilitator.verifies(), 1, "M12: asked once");
 }
@@ -378,11 +571,22 @@ async fn m4_an_invalid_payment_is_refused_with_a_challenge_and_remembered() {
 async fn m4_a_missing_allowance_is_412_and_a_used_nonce_409() {
     let (facilitator, verifier, challenge) = setup().await;
     facilitator.next_verify(Reply::invalid("permit2_allowance_required"));
-    let answer = verifier.ask("/paid/x").pay(&Wallet::new(24).pay_v2(&challenge)).send().await;
-    assert_eq!(verdict(&answer), (412, "permit2_allowance_required".to_owned()));
+    let answer = verifier
+        .ask("/paid/x")
+        .pay(&Wallet::new(24).pay_v2(&challenge))
+        .send()
+        .await;
+    assert_eq!(
+        verdict(&answer),
+        (412, "permit2_allowance_required".to_owned())
+    );
     assert!(answer.headers.contains_key("payment-required"));
     facilitator.next_verify(Reply::invalid("invalid_exact_evm_nonce_already_used"));
-    let answer = verifier.ask("/paid/x").pay(&Wallet::new(25).pay_v2(&challenge)).send().await;
+    let answer = verifier
+        .ask("/paid/x")
+        .pay(&Wallet::new(25).pay_v2(&challenge))
+        .send()
+        .await;
     assert_eq!(verdict(&answer), (409, "payment_used".to_owned()));
 }
 
@@ -397,9 +601,17 @@ async fn a_refused_settlement_is_402_with_a_receipt_and_no_challenge() {
     assert!(!answer.headers.contains_key("payment-required"));
     assert!(answer.json().get("accepts").is_none());
     let receipt = header_json(&answer, "payment-response");
-    assert_eq!((&receipt["success"], &receipt["transaction"]), (&false.into(), &"".into()));
+    assert_eq!(
+        (&receipt["success"], &receipt["transaction"]),
+        (&false.into(), &"".into())
+    );
     let again = verifier.ask("/paid/x").pay(&payment).send().await;
-    assert_eq!(again.status, 200, "M3: released, so it may be claimed again: {}", again.text());
+    assert_eq!(
+        again.status,
+        200,
+        "M3: released, so it may be claimed again: {}",
+        again.text()
+    );
 }
 
 #[tokio::test]
@@ -420,11 +632,21 @@ async fn m3_the_ledger_that_cannot_write_passes_nothing() {
     let answer = verifier.ask("/paid/x").pay(&payment).send().await;
     assert_eq!(verdict(&answer), (503, "ledger_unavailable".to_owned()));
     assert_eq!(facilitator.settles(), 0);
-    assert_eq!(verifier.ask("/free/x").send().await.status, 200, "free paths need no ledger");
-    assert_eq!(verifier.admin("/readyz").await.status, 200, "R2: readiness is not about it");
+    assert_eq!(
+        verifier.ask("/free/x").send().await.status,
+        200,
+        "free paths need no ledger"
+    );
+    assert_eq!(
+        verifier.admin("/readyz").await.status,
+        200,
+        "R2: readiness is not about it"
+    );
     drop(locker);
     let again = || async { verifier.ask("/paid/x").pay(&payment).send().await.status == 200 };
-    verifier.eventually(Duration::from_secs(15), "recovery without a restart", again).await;
+    verifier
+        .eventually(Duration::from_secs(15), "recovery without a restart", again)
+        .await;
     assert_eq!(facilitator.settles(), 1);
 }
 
