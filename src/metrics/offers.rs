@@ -1,0 +1,508 @@
+//! Per-offer counters, and their page written straight from them (R7).
+//!
+//! The counters are atomics owned by the table: a rebuilt table takes over those whose UID and
+//! label block are unchanged, and the page is rendered from the table that requests see. So no
+//! series can outlive its offer and no in-flight request can bring one back; there is nothing to
+//! prune. The `prometheus` crate's `*Vec` types cost 9 KiB an offer and seconds a scrape at 100,000
+//! offers; these cost a few hundred bytes and milliseconds.
+//!
+//! Different offers may have one label block (file routes without names, two assets with one
+//! symbol). Prometheus refuses a page with a duplicate series, so [`OfferPage`] sums them into one.
+//! Two blocks are the same when their rendered text is.
+//!
+//! The page is an iterator of chunks of about [`CHUNK`] bytes, one family after the other as the
+//! format demands; the whole page never exists in memory.
+
+use super::labels::{FailureReason, Label};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Size at which a chunk of the page is handed on: large enough that the cost of passing it does
+/// not matter, small enough that a scrape holds a worker for well under a millisecond at a time.
+pub const CHUNK: usize = 64 * 1024;
+
+/// The label block shared by all per-offer families.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OfferLabels {
+    /// `offer_namespace`.
+    pub namespace: Arc<str>,
+    /// `offer_name`.
+    pub name: Arc<str>,
+    /// `chain`, CAIP-2.
+    pub chain: Arc<str>,
+    /// `asset_symbol`, resolved.
+    pub asset_symbol: Arc<str>,
+    /// Label `asset` of `charged_atomic_units_total` and `offer_info`: token address, checksummed.
+    pub asset: Arc<str>,
+    /// Label `decimals` of `offer_info`.
+    pub decimals: u8,
+}
+
+/// Counters of one label block of one offer; owned by the table, incremented by the gate (R7).
+#[derive(Debug)]
+pub struct OfferCounters {
+    /// The four shared labels as they stand between the braces, escaped.
+    block: Box<str>,
+    /// Hash of `block`, so that grouping a page does not read the text.
+    block_hash: u64,
+    /// Value of label `asset`, escaped.
+    asset: Box<str>,
+    decimals: u8,
+    requests: AtomicU64,
+    payment_required: AtomicU64,
+    payment_verified: AtomicU64,
+    payment_failed: AtomicU64,
+    charged_requests: AtomicU64,
+    upstream_failed: AtomicU64,
+    /// Unix seconds; 0 is never.
+    last_success: AtomicU64,
+    /// 128 bits, because 64 overflow at 18.4 tokens of 18 decimals. A lock, because two 64-bit
+    /// halves can be read torn; it is taken once for each charged request and scrape.
+    charged_units: Mutex<u128>,
+    /// By [`Label::index`].
+    failure_reasons: [AtomicU64; FailureReason::ALL.len()],
+}
+
+/// How much of the per-offer families a page shows (`metrics.perOffer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PerOffer {
+    /// Every live offer, zeros included.
+    #[default]
+    All,
+    /// Only offers that had a request or a charge: for very large installations. The first
+    /// increment of a series is then invisible to `increase()`.
+    Active,
+    /// No per-offer families.
+    None,
+}
+
+/// The per-offer part of the metrics page, as chunks of text.
+///
+/// It keeps the counters it renders, not the table: a scrape that is slow to read pins nothing else.
+#[derive(Debug)]
+pub struct OfferPage {
+    prefix: String,
+    groups: Vec<Group>,
+    family: usize,
+    /// Next group of the family.
+    position: usize,
+    /// Whether HELP and TYPE of the family were written; they wait for its first series.
+    announced: bool,
+}
+
+/// All counters with one label block; nearly always one.
+#[derive(Debug)]
+struct Group {
+    first: Arc<OfferCounters>,
+    others: Vec<Arc<OfferCounters>>,
+}
+
+/// Identity of a label block, for grouping.
+struct BlockKey<'a> {
+    hash: u64,
+    block: &'a str,
+}
+
+/// One family of the page.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    series: Series,
+}
+
+/// How a family is read from the counters of a group.
+enum Series {
+    /// The sum of one counter.
+    Sum(fn(&OfferCounters) -> u64),
+    /// The latest time, absent when there is none.
+    LastSuccess,
+    /// One series for each reason that is expected or happened.
+    Reasons,
+    /// Charged units by asset.
+    Units,
+    /// The constant 1 by asset and decimals.
+    Info,
+}
+
+/// The families in page order. Names and meanings are the predecessor's (compat 1.21), the last two
+/// are ours.
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "requests_total",
+        kind: "counter",
+        help: "Requests evaluated by the x402 verifier for matched paid routes.",
+        series: Series::Sum(|counters| counters.requests.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "payment_required_total",
+        kind: "counter",
+        help: "Requests rejected with 402 because payment was required.",
+        series: Series::Sum(|counters| counters.payment_required.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "payment_verified_total",
+        kind: "counter",
+        help: "Requests approved after successful x402 payment verification.",
+        series: Series::Sum(|counters| counters.payment_verified.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "payment_failed_total",
+        kind: "counter",
+        help: "Requests rejected after a provided x402 payment failed, whoever's fault it was.",
+        series: Series::Sum(|counters| counters.payment_failed.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "charged_requests_total",
+        kind: "counter",
+        help: "Requests that incurred a paid x402 charge.",
+        series: Series::Sum(|counters| counters.charged_requests.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "last_payment_success_seconds",
+        kind: "gauge",
+        help: "Unix timestamp (seconds) of the most recent successful paid x402 charge.",
+        series: Series::LastSuccess,
+    },
+    Family {
+        name: "payment_failure_reasons_total",
+        kind: "counter",
+        help: "Payment failures split by reason code; rare reasons appear with their first failure.",
+        series: Series::Reasons,
+    },
+    Family {
+        name: "upstream_failed_after_verify_total",
+        kind: "counter",
+        help: "Paid requests whose x402 payment verified but whose upstream returned an error (not settled).",
+        series: Series::Sum(|counters| counters.upstream_failed.load(Ordering::Relaxed)),
+    },
+    Family {
+        name: "charged_atomic_units_total",
+        kind: "counter",
+        help: "Amount charged, in atomic units of the asset (see decimals of offer_info).",
+        series: Series::Units,
+    },
+    Family {
+        name: "offer_info",
+        kind: "gauge",
+        help: "What an offer charges in: asset address and decimals, always 1.",
+        series: Series::Info,
+    },
+];
+
+impl OfferCounters {
+    /// Zeroed counters with the label block rendered.
+    #[must_use]
+    pub fn new(labels: &OfferLabels) -> Self {
+        let block = [
+            ("offer_namespace", &labels.namespace),
+            ("offer_name", &labels.name),
+            ("chain", &labels.chain),
+            ("asset_symbol", &labels.asset_symbol),
+        ]
+        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+        .join(",")
+        .into_boxed_str();
+        let mut hasher = DefaultHasher::new();
+        block.hash(&mut hasher);
+        Self {
+            block,
+            block_hash: hasher.finish(),
+            asset: escape(&labels.asset).into_boxed_str(),
+            decimals: labels.decimals,
+            requests: AtomicU64::new(0),
+            payment_required: AtomicU64::new(0),
+            payment_verified: AtomicU64::new(0),
+            payment_failed: AtomicU64::new(0),
+            charged_requests: AtomicU64::new(0),
+            upstream_failed: AtomicU64::new(0),
+            last_success: AtomicU64::new(0),
+            charged_units: Mutex::new(0),
+            failure_reasons: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// `requests_total`.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `payment_required_total`.
+    pub fn payment_required(&self) {
+        self.payment_required.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `payment_verified_total`.
+    pub fn payment_verified(&self) {
+        self.payment_verified.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `payment_failed_total` and `payment_failure_reasons_total{reason}`.
+    pub fn payment_failed(&self, reason: FailureReason) {
+        self.payment_failed.fetch_add(1, Ordering::Relaxed);
+        if let Some(counter) = self.failure_reasons.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// `charged_requests_total`, `charged_atomic_units_total`, `last_payment_success_seconds`.
+    pub fn charged(&self, atomic_units: u128, unix_seconds: u64) {
+        {
+            let mut units = self
+                .charged_units
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *units = units.saturating_add(atomic_units);
+        }
+        self.charged_requests.fetch_add(1, Ordering::Relaxed);
+        self.last_success.fetch_max(unix_seconds, Ordering::Relaxed);
+    }
+
+    /// `upstream_failed_after_verify_total`.
+    pub fn upstream_failed(&self) {
+        self.upstream_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Restores `last_payment_success_seconds` from the ledger; never moves it back.
+    pub fn restore_last_success(&self, unix_seconds: u64) {
+        self.last_success.fetch_max(unix_seconds, Ordering::Relaxed);
+    }
+
+    fn charged_units(&self) -> u128 {
+        *self
+            .charged_units
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything was ever asked or charged.
+    fn is_active(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) != 0 || self.last_success.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl OfferPage {
+    /// A page of `counters` in their order, with names under `prefix` (no trailing underscore).
+    #[must_use]
+    pub fn new<'a>(
+        prefix: &str,
+        counters: impl Iterator<Item = &'a Arc<OfferCounters>>,
+        shown: PerOffer,
+    ) -> Self {
+        let mut groups = match shown {
+            PerOffer::All | PerOffer::Active => group(counters),
+            PerOffer::None => Vec::new(),
+        };
+        if shown == PerOffer::Active {
+            groups.retain(|group| group.members().any(OfferCounters::is_active));
+        }
+        Self {
+            prefix: prefix.to_owned(),
+            groups,
+            family: 0,
+            position: 0,
+            announced: false,
+        }
+    }
+}
+
+impl Iterator for OfferPage {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        // A group with many assets may overshoot the chunk; one with one asset has short lines.
+        let mut text = String::with_capacity(CHUNK + 4096);
+        while let Some(family) = FAMILIES.get(self.family) {
+            while let Some(group) = self.groups.get(self.position) {
+                if text.len() >= CHUNK {
+                    return Some(text);
+                }
+                self.position += 1;
+                let before = text.len();
+                if !self.announced {
+                    family.announce(&self.prefix, &mut text);
+                }
+                let announced = text.len();
+                family.write(&self.prefix, group, &mut text);
+                if text.len() == announced {
+                    text.truncate(before);
+                } else {
+                    self.announced = true;
+                }
+            }
+            self.family += 1;
+            self.position = 0;
+            self.announced = false;
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl Family {
+    fn announce(&self, prefix: &str, text: &mut String) {
+        let Self {
+            name, kind, help, ..
+        } = self;
+        push(text, &["# HELP ", prefix, "_", name, " ", help, "\n"]);
+        push(text, &["# TYPE ", prefix, "_", name, " ", kind, "\n"]);
+    }
+
+    /// The series of one group.
+    fn write(&self, prefix: &str, group: &Group, text: &mut String) {
+        let block: &str = &group.first.block;
+        let open = [prefix, "_", self.name, "{", block];
+        match &self.series {
+            Series::Sum(read) => {
+                let sum = group.members().map(read).fold(0, u64::saturating_add);
+                push(text, &open);
+                end_line(text, sum);
+            }
+            Series::LastSuccess => {
+                let times = group
+                    .members()
+                    .map(|one| one.last_success.load(Ordering::Relaxed));
+                if let Some(time) = times.max().filter(|time| *time != 0) {
+                    push(text, &open);
+                    end_line(text, time);
+                }
+            }
+            Series::Reasons => {
+                for reason in FailureReason::ALL {
+                    let count = group.failures(*reason);
+                    if count != 0 || reason.is_expected() {
+                        push(text, &open);
+                        push(text, &[",reason=\"", reason.as_str(), "\""]);
+                        end_line(text, count);
+                    }
+                }
+            }
+            Series::Units => {
+                for (asset, units) in group.units_by_asset() {
+                    push(text, &open);
+                    push(text, &[",asset=\"", asset, "\""]);
+                    end_line(text, units);
+                }
+            }
+            Series::Info => {
+                let assets: BTreeSet<_> = group
+                    .members()
+                    .map(|one| (&*one.asset, one.decimals))
+                    .collect();
+                for (asset, decimals) in assets {
+                    push(text, &open);
+                    push(text, &[",asset=\"", asset, "\",decimals=\""]);
+                    number(text, decimals);
+                    push(text, &["\""]);
+                    end_line(text, 1);
+                }
+            }
+        }
+    }
+}
+
+impl Group {
+    /// A set that was named twice (by two routes of one offer) must not be summed with itself.
+    fn count_each_set_once(&mut self) {
+        self.others.sort_unstable_by_key(Arc::as_ptr);
+        self.others.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let first = &self.first;
+        self.others.retain(|one| !Arc::ptr_eq(one, first));
+    }
+
+    fn members(&self) -> impl Iterator<Item = &OfferCounters> {
+        std::iter::once(&self.first)
+            .chain(&self.others)
+            .map(Arc::as_ref)
+    }
+
+    fn failures(&self, reason: FailureReason) -> u64 {
+        let counters = self
+            .members()
+            .filter_map(|one| one.failure_reasons.get(reason.index()));
+        counters
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .fold(0, u64::saturating_add)
+    }
+
+    fn units_by_asset(&self) -> BTreeMap<&str, u128> {
+        let mut units = BTreeMap::<&str, u128>::new();
+        for one in self.members() {
+            let sum = units.entry(&one.asset).or_default();
+            *sum = sum.saturating_add(one.charged_units());
+        }
+        units
+    }
+}
+
+/// Counters by label block, in the order in which each block came first.
+fn group<'a>(counters: impl Iterator<Item = &'a Arc<OfferCounters>>) -> Vec<Group> {
+    let mut positions = HashMap::with_capacity(counters.size_hint().0);
+    let mut groups = Vec::<Group>::with_capacity(counters.size_hint().0);
+    for one in counters {
+        let position = *positions
+            .entry(BlockKey {
+                hash: one.block_hash,
+                block: &one.block,
+            })
+            .or_insert(groups.len());
+        match groups.get_mut(position) {
+            Some(group) => group.others.push(Arc::clone(one)),
+            None => groups.push(Group {
+                first: Arc::clone(one),
+                others: Vec::new(),
+            }),
+        }
+    }
+    for group in &mut groups {
+        group.count_each_set_once();
+    }
+    groups
+}
+
+impl PartialEq for BlockKey<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.block == other.block
+    }
+}
+
+impl Eq for BlockKey<'_> {}
+
+impl Hash for BlockKey<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A label value as the exposition format wants it.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            '\n' => escaped.push_str("\\n"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+fn push(text: &mut String, parts: &[&str]) {
+    for part in parts {
+        text.push_str(part);
+    }
+}
+
+fn number(text: &mut String, value: impl std::fmt::Display) {
+    let written = write!(text, "{value}");
+    debug_assert!(written.is_ok(), "writing to a string cannot fail");
+}
+
+fn end_line(text: &mut String, value: impl std::fmt::Display) {
+    text.push_str("} ");
+    number(text, value);
+    text.push('\n');
+}
