@@ -339,7 +339,7 @@ impl TargetError {
 }
 
 impl AmbiguityClass {
-    /// Every class, for the metric that exists from the start.
+    /// Every class, so that each has its series from the start.
     pub const ALL: [Self; 13] = [
         Self::Form,
         Self::Fragment,
