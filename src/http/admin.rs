@@ -11,8 +11,8 @@
 //!   offers the page is over 100 MB and never exists as a whole.
 //! - `/version`.
 //!
-//! No secret is within reach: the table's [`Report`](crate::table::Report) has none, and error
-//! texts come bounded and printable from their sources (R13).
+//! No secret is within reach: the table's [`Report`] has none, and error texts come bounded and
+//! printable from their sources (R13).
 
 mod page;
 #[cfg(test)]

@@ -87,6 +87,8 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(250);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    /// Connections at a time.
+    capacity: usize,
 }
 
 /// A port that is being served.
@@ -99,6 +101,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     /// A permit is an open connection.
     permits: Arc<Semaphore>,
+    capacity: usize,
 }
 
 /// What every connection of a port shares.
@@ -137,6 +140,7 @@ impl Listener {
         Ok(Self {
             socket,
             address: bound,
+            capacity: MAX_CONNECTIONS,
         })
     }
 
@@ -161,12 +165,13 @@ impl Listener {
             readiness: readiness.clone(),
             tasks: tasks.clone(),
         };
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(self.capacity));
         let (stopping, stop) = watch::channel(false);
         let server = Server {
             address: self.address,
             stopping,
             permits: Arc::clone(&permits),
+            capacity: self.capacity,
         };
         tasks.spawn(name, async move {
             tokio::select! {
@@ -200,7 +205,8 @@ impl Server {
         {
             return 0;
         }
-        MAX_CONNECTIONS.saturating_sub(self.permits.available_permits())
+        self.capacity
+            .saturating_sub(self.permits.available_permits())
     }
 }
 
@@ -224,7 +230,6 @@ impl Port {
                     if !full {
                         tracing::warn!(
                             port.name = self.name,
-                            connections = MAX_CONNECTIONS,
                             "all connections are in use, others wait"
                         );
                     }

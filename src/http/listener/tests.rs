@@ -3,7 +3,9 @@
 
 use super::*;
 use axum::routing::get;
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::SendRequest;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -52,6 +54,29 @@ fn router() -> Router {
             }),
         )
         .route("/panic", get(panics))
+}
+
+/// A handler that tells when a request has begun and answers when it is released.
+fn held(begun: &Arc<Notify>, release: &Arc<Notify>) -> Router {
+    let (tell, wait) = (Arc::clone(begun), Arc::clone(release));
+    let handler = get(move || async move {
+        tell.notify_one();
+        wait.notified().await;
+        "finished"
+    });
+    Router::new().route("/", handler)
+}
+
+async fn http2(served: &Served) -> SendRequest<Empty<Bytes>> {
+    let io = TokioIo::new(served.connect().await);
+    let executor = StreamTasks(served.tasks.clone());
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+        .await
+        .unwrap();
+    served
+        .tasks
+        .spawn_finite("client", async move { connection.await.unwrap() });
+    sender
 }
 
 async fn panics() -> StatusCode {
@@ -233,21 +258,14 @@ async fn a_panic_is_a_500_and_the_connection_goes_on() {
 #[tokio::test]
 async fn http2_is_spoken_with_the_same_bounds() {
     let served = Served::new().await;
-    let io = TokioIo::new(served.connect().await);
-    let executor = StreamTasks(served.tasks.clone());
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
-        .await
-        .unwrap();
-    served
-        .tasks
-        .spawn_finite("client", async move { connection.await.unwrap() });
+    let mut sender = http2(&served).await;
     let mut status_with = async |headers: usize| {
         let mut request = Request::builder().uri("http://x/");
         for n in 0..headers {
             request = request.header(format!("x-{n}"), "y");
         }
         sender.ready().await.unwrap();
-        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        let request = request.body(Empty::new()).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let status = answer.status();
         (
@@ -260,6 +278,28 @@ async fn http2_is_spoken_with_the_same_bounds() {
     assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     assert!(String::from_utf8_lossy(&body).contains("too_many_headers"));
     assert_eq!(status_with(3).await.0, StatusCode::OK);
+}
+
+/// M12: what is above the capacity waits, and is served when there is room.
+#[tokio::test]
+async fn a_connection_above_the_capacity_waits_for_room() {
+    let (tasks, readiness) = (Tasks::new(), Readiness::new());
+    let mut listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    listener.capacity = 1;
+    let server = listener.serve("test", router(), &tasks, &readiness);
+    let mut first = TcpStream::connect(server.local_addr()).await.unwrap();
+    get_path(&mut first, "/").await;
+    let mut second = TcpStream::connect(server.local_addr()).await.unwrap();
+    send(&mut second, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    for _ in 0..3 {
+        get_path(&mut first, "/").await;
+        let early = second.try_read(&mut [0; 1]).unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::WouldBlock);
+    }
+    drop(first);
+    assert!(answer(&mut second).await.ends_with("hello"));
 }
 
 /// Shutdown, step 1: still accepting, and every answer asks its client to go elsewhere.
@@ -281,13 +321,7 @@ async fn while_draining_answers_close_their_connections() {
 #[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_accepts_nothing() {
     let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (tell, wait) = (Arc::clone(&begun), Arc::clone(&release));
-    let handler = get(move || async move {
-        tell.notify_one();
-        wait.notified().await;
-        "finished"
-    });
-    let served = Served::at("127.0.0.1:0", Router::new().route("/", handler)).await;
+    let served = Served::at("127.0.0.1:0", held(&begun, &release)).await;
     let address = served.server.local_addr();
     let mut idle = served.connect().await;
     let mut busy = served.connect().await;
@@ -321,6 +355,26 @@ async fn a_new_connection_may_bring_its_request_while_the_port_stops() {
         tokio::time::sleep(FIRST_REQUEST_GRACE / 2).await;
         assert!(get_path(&mut stream, "/").await.ends_with("hello"));
     });
+    assert_eq!(open, 0);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_http2_streams() {
+    let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let served = Served::at("127.0.0.1:0", held(&begun, &release)).await;
+    let mut sender = http2(&served).await;
+    let request = Request::get("http://x/").body(Empty::new()).unwrap();
+    let answer = sender.send_request(request);
+    let (answer, open) = tokio::join!(answer, async {
+        begun.notified().await;
+        served.tasks.begin_shutdown();
+        let (open, ()) = tokio::join!(served.server.drain(Duration::from_secs(30)), async {
+            tokio::task::yield_now().await;
+            release.notify_one();
+        });
+        open
+    });
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
     assert_eq!(open, 0);
 }
 
