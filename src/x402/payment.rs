@@ -1,0 +1,455 @@
+//! What a buyer sends: the payment headers, read once into types.
+//!
+//! A payment is untrusted text from the internet that names money. It is bounded before it is
+//! decoded, read strictly (see [`super::json`]) and turned into integers and bytes at once, so that
+//! neither letter case nor leading zeros nor the version of the protocol can make one authorisation
+//! look like two (M2). Only its bytes go on, unchanged: [`Payment::json`] is what the facilitator
+//! gets, and nothing is ever serialised again. Unknown fields are kept that way and never read.
+//!
+//! Reading decides nothing: whether the payment matches a requirement, whether it is still valid
+//! and whose it is, is for others. An error here is a 400 `invalid_payment_header`, and its
+//! [hint](PaymentHeaderError::hint) tells a buyer's engineer what to correct. No error repeats a
+//! signature.
+
+mod fields;
+
+pub(super) use fields::parse_fixed_hex;
+
+use super::json::{Json, JsonError};
+use super::{PAYMENT_SIGNATURE, X_PAYMENT, printable};
+use alloy_primitives::{Address, B256, U256, keccak256};
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
+use fields::{EXCERPT, Object, describe};
+use http::{HeaderMap, HeaderValue};
+use std::fmt;
+use std::sync::Arc;
+
+/// Protocol version of a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// `X-PAYMENT` with top-level `scheme` and `network`.
+    V1,
+    /// `PAYMENT-SIGNATURE` (or `X-PAYMENT`) with `accepted`.
+    V2,
+}
+
+/// A decoded payment. Debug shows neither signature nor payload.
+#[derive(Clone)]
+pub struct Payment {
+    /// Version of the payload.
+    pub version: Version,
+    /// The decoded JSON, byte for byte, to forward.
+    pub json: Arc<str>,
+    /// keccak256 of `json`: identity of this very payload (M1).
+    pub hash: B256,
+    /// What the buyer says it accepted.
+    pub accepted: Accepted,
+    /// The signed authorisation.
+    pub authorization: Authorization,
+    /// Signature bytes as sent.
+    pub signature: Arc<[u8]>,
+}
+
+/// The buyer's copy of the requirement; never trusted, only compared.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// v1 names only scheme and network.
+    V1 {
+        /// Scheme, `exact`.
+        scheme: String,
+        /// Network by v1 name (or any alias).
+        network: String,
+    },
+    /// v2 repeats the whole requirement.
+    V2 {
+        /// Scheme, `exact`.
+        scheme: String,
+        /// CAIP-2 (aliases are tolerated).
+        network: String,
+        /// Atomic units.
+        amount: U256,
+        /// Token address text.
+        asset: String,
+        /// Recipient address text.
+        pay_to: String,
+        /// Advertised validity, when present.
+        max_timeout_seconds: Option<u64>,
+        /// Scheme data (compared as a superset of ours).
+        extra: Option<serde_json::Value>,
+    },
+}
+
+/// What was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authorization {
+    /// EIP-3009 `transferWithAuthorization`.
+    Eip3009 {
+        /// Payer.
+        from: Address,
+        /// Recipient.
+        to: Address,
+        /// Atomic units.
+        value: U256,
+        /// Unix seconds, exclusive.
+        valid_after: U256,
+        /// Unix seconds, exclusive.
+        valid_before: U256,
+        /// Unordered nonce.
+        nonce: B256,
+    },
+    /// Permit2 `permitWitnessTransferFrom`.
+    Permit2 {
+        /// Payer.
+        from: Address,
+        /// Permitted token.
+        token: Address,
+        /// Permitted atomic units.
+        amount: U256,
+        /// Spender, must be the exact proxy.
+        spender: Address,
+        /// Unordered nonce.
+        nonce: U256,
+        /// Unix seconds.
+        deadline: U256,
+        /// Witness recipient.
+        to: Address,
+        /// Witness `validAfter`, Unix seconds.
+        valid_after: U256,
+    },
+}
+
+/// Why payment headers are not a payment: 400 `invalid_payment_header`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PaymentHeaderError {
+    /// Two ways to pay at once.
+    #[error("both PAYMENT-SIGNATURE and X-PAYMENT were sent")]
+    BothHeaders,
+    /// More than one value of one header.
+    #[error("payment header {header} was sent more than once")]
+    Repeated {
+        /// Its name.
+        header: &'static str,
+    },
+    /// No value.
+    #[error("payment header is empty")]
+    Empty,
+    /// Over the size limit, before decoding.
+    #[error("payment header has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Neither the standard nor the URL-safe alphabet, or broken padding.
+    #[error("payment header is not base64")]
+    Base64,
+    /// The decoded bytes are not text.
+    #[error("payment header is not UTF-8 text after base64 decoding")]
+    NotUtf8,
+    /// The text is not JSON.
+    #[error("payment is not JSON: {detail}")]
+    NotJson {
+        /// The parser's message, without the text.
+        detail: String,
+    },
+    /// One key twice in one object, at any depth (M2).
+    #[error("payment holds the key {key:?} twice in one object")]
+    DuplicateKey {
+        /// The key, bounded.
+        key: String,
+    },
+    /// A key that we read, in other letters; some readers would take it for the same key (M2).
+    #[error("payment holds the key {found:?} where {field} is meant")]
+    KeySpelling {
+        /// Path of the key that is meant.
+        field: String,
+        /// The key, bounded.
+        found: String,
+    },
+    /// Nested too deeply.
+    #[error("payment is nested more than {} levels deep", super::json::MAX_DEPTH)]
+    TooDeep,
+    /// Too many keys.
+    #[error(
+        "payment has too many keys: at most {} in one object and {} in all",
+        super::json::MAX_KEYS_OF_OBJECT,
+        super::json::MAX_KEYS
+    )]
+    TooManyKeys,
+    /// JSON, but not an object.
+    #[error("payment is not a JSON object")]
+    NotObject,
+    /// `x402Version` is not a version of this header.
+    #[error("x402Version is {found}: known are the numbers 1 and 2")]
+    UnknownVersion {
+        /// What stands there, bounded.
+        found: String,
+    },
+    /// A v1 payload in the v2 header; accepting it would skip the v2 comparison.
+    #[error("PAYMENT-SIGNATURE carries an x402 v1 payment")]
+    V1InV2Header,
+    /// A required field is absent or null.
+    #[error("payment has no {field}")]
+    Missing {
+        /// Its path.
+        field: String,
+    },
+    /// A field of another type or form.
+    #[error("{field} is {found}: expected {expected}")]
+    Invalid {
+        /// Its path.
+        field: String,
+        /// What would do.
+        expected: &'static str,
+        /// What was found, bounded.
+        found: String,
+    },
+    /// Neither form of authorisation.
+    #[error("payload has neither authorization nor permit2Authorization")]
+    NoAuthorization,
+    /// Both forms, which are two different claims (M2).
+    #[error("payload has both authorization and permit2Authorization")]
+    TwoAuthorizations,
+}
+
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT_PADDING);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT_PADDING);
+const LENIENT_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+
+/// Reads the payment headers of a request: `PAYMENT-SIGNATURE` (v2 only) or `X-PAYMENT` (v1, and v2
+/// for compatibility); `Ok(None)` when neither is there.
+///
+/// Both at once, a doubled header, a header over `max_bytes`, a v1 payload in the v2 header,
+/// duplicate JSON keys at any depth, depth over 32 are errors.
+///
+/// # Errors
+/// See [`PaymentHeaderError`].
+pub fn read_payment(
+    headers: &HeaderMap,
+    max_bytes: usize,
+) -> Result<Option<Payment>, PaymentHeaderError> {
+    let v2_header = only_value(headers, PAYMENT_SIGNATURE, "PAYMENT-SIGNATURE")?;
+    let v1_header = only_value(headers, X_PAYMENT, "X-PAYMENT")?;
+    let value = match (v2_header, v1_header) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return Err(PaymentHeaderError::BothHeaders),
+        (Some(value), None) | (None, Some(value)) => value,
+    };
+    let text = decode(value.as_bytes(), max_bytes)?;
+    let json = Json::read(&text)?;
+    if !matches!(json, Json::Object(_)) {
+        return Err(PaymentHeaderError::NotObject);
+    }
+    let root = Object::root(&json);
+    let version = read_version(root)?;
+    if version == Version::V1 && v2_header.is_some() {
+        return Err(PaymentHeaderError::V1InV2Header);
+    }
+    let accepted = read_accepted(root, version)?;
+    let payload = root.object("payload", "payload")?;
+    let authorization = read_authorization(payload)?;
+    let signature = payload.signature()?.into();
+    let hash = keccak256(text.as_bytes());
+    let json = text.as_str().into();
+    Ok(Some(Payment {
+        version,
+        json,
+        hash,
+        accepted,
+        authorization,
+        signature,
+    }))
+}
+
+/// Whether a payment header of either version is present (nothing is read).
+#[must_use]
+pub fn has_payment(headers: &HeaderMap) -> bool {
+    headers.contains_key(PAYMENT_SIGNATURE) || headers.contains_key(X_PAYMENT)
+}
+
+impl Payment {
+    /// The payer named in the authorisation.
+    #[must_use]
+    pub fn payer(&self) -> Address {
+        match &self.authorization {
+            Authorization::Eip3009 { from, .. } | Authorization::Permit2 { from, .. } => *from,
+        }
+    }
+}
+
+impl fmt::Debug for Payment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payment")
+            .field("version", &self.version)
+            .field("hash", &self.hash)
+            .field("payer", &self.payer())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PaymentHeaderError {
+    /// What the buyer should do.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::BothHeaders => {
+                "send PAYMENT-SIGNATURE for x402 v2 or X-PAYMENT for v1, never both"
+            }
+            Self::Repeated { .. } => "send the payment header once, with one payment",
+            Self::Empty => "put the base64 of the payment JSON into the header, or leave it out",
+            Self::TooLarge { .. } => {
+                "send only the payment; leave out extensions that this challenge did not ask for"
+            }
+            Self::Base64 | Self::NotUtf8 => {
+                "encode the payment JSON as UTF-8 and then as one base64 text without line breaks"
+            }
+            Self::NotJson { .. } | Self::NotObject => {
+                "the decoded header must be the x402 payment object, \
+                 {\"x402Version\":2,\"accepted\":{...},\"payload\":{...}}"
+            }
+            Self::DuplicateKey { .. } => "write every key once; readers differ on which one counts",
+            Self::KeySpelling { .. } => {
+                "write keys exactly as the x402 specification does; letter case counts"
+            }
+            Self::TooDeep | Self::TooManyKeys => {
+                "send only the fields of the x402 payment object and the extensions asked for"
+            }
+            Self::UnknownVersion { .. } => {
+                "send \"x402Version\":2 in PAYMENT-SIGNATURE, or \"x402Version\":1 in X-PAYMENT"
+            }
+            Self::V1InV2Header => {
+                "send the v1 payment as X-PAYMENT, or sign a v2 payment with \"accepted\""
+            }
+            Self::Missing { .. } => {
+                "v2 needs x402Version, accepted (the chosen entry of accepts, complete) and payload; \
+                 v1 needs x402Version, scheme, network and payload"
+            }
+            Self::Invalid { .. } => "correct this field and send the payment again",
+            Self::NoAuthorization | Self::TwoAuthorizations => {
+                "send the one form that extra.assetTransferMethod names: authorization for eip3009, \
+                 permit2Authorization for permit2"
+            }
+        }
+    }
+}
+
+impl From<JsonError> for PaymentHeaderError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Syntax(detail) => Self::NotJson { detail },
+            JsonError::DuplicateKey(key) => Self::DuplicateKey {
+                key: printable(&key, EXCERPT),
+            },
+            JsonError::TooDeep => Self::TooDeep,
+            JsonError::TooManyKeys => Self::TooManyKeys,
+        }
+    }
+}
+
+fn only_value<'h>(
+    headers: &'h HeaderMap,
+    name: &str,
+    header: &'static str,
+) -> Result<Option<&'h HeaderValue>, PaymentHeaderError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(PaymentHeaderError::Repeated { header }),
+        (value, None) => Ok(value),
+    }
+}
+
+fn decode(value: &[u8], limit: usize) -> Result<String, PaymentHeaderError> {
+    if value.len() > limit {
+        return Err(PaymentHeaderError::TooLarge {
+            bytes: value.len(),
+            limit,
+        });
+    }
+    let value = value.trim_ascii();
+    if value.is_empty() {
+        return Err(PaymentHeaderError::Empty);
+    }
+    let url_safe = value.iter().any(|byte| matches!(byte, b'-' | b'_'));
+    let engine = if url_safe { &URL_SAFE } else { &STANDARD };
+    let bytes = engine
+        .decode(value)
+        .map_err(|_where| PaymentHeaderError::Base64)?;
+    String::from_utf8(bytes).map_err(|_where| PaymentHeaderError::NotUtf8)
+}
+
+fn read_version(root: Object<'_>) -> Result<Version, PaymentHeaderError> {
+    let json = root.required("x402Version")?;
+    match json.as_u64() {
+        Some(1) => Ok(Version::V1),
+        Some(2) => Ok(Version::V2),
+        Some(_) | None => Err(PaymentHeaderError::UnknownVersion {
+            found: describe(json),
+        }),
+    }
+}
+
+fn read_accepted(root: Object<'_>, version: Version) -> Result<Accepted, PaymentHeaderError> {
+    if version == Version::V1 {
+        return Ok(Accepted::V1 {
+            scheme: root.text("scheme")?,
+            network: root.text("network")?,
+        });
+    }
+    let accepted = root.object("accepted", "accepted")?;
+    Ok(Accepted::V2 {
+        scheme: accepted.text("scheme")?,
+        network: accepted.text("network")?,
+        amount: accepted.decimal("amount")?,
+        asset: accepted.text("asset")?,
+        pay_to: accepted.text("payTo")?,
+        max_timeout_seconds: accepted.optional_integer("maxTimeoutSeconds")?,
+        extra: accepted.optional("extra")?.map(Json::to_value),
+    })
+}
+
+/// M2: exactly one form. A form that is present as `null` counts as present, because another reader
+/// may not agree that it is absent.
+fn read_authorization(payload: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
+    let transfer = payload.member("authorization")?.is_some();
+    let permit = payload.member("permit2Authorization")?.is_some();
+    match (transfer, permit) {
+        (false, false) => Err(PaymentHeaderError::NoAuthorization),
+        (true, true) => Err(PaymentHeaderError::TwoAuthorizations),
+        (true, false) => read_transfer(payload.object("authorization", "payload.authorization")?),
+        (false, true) => {
+            read_permit(payload.object("permit2Authorization", "payload.permit2Authorization")?)
+        }
+    }
+}
+
+fn read_transfer(signed: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
+    Ok(Authorization::Eip3009 {
+        from: signed.address("from")?,
+        to: signed.address("to")?,
+        value: signed.decimal("value")?,
+        valid_after: signed.decimal("validAfter")?,
+        valid_before: signed.decimal("validBefore")?,
+        nonce: B256::new(signed.fixed_hex("nonce", "0x and 64 hex digits in quotes")?),
+    })
+}
+
+fn read_permit(signed: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
+    let permitted = signed.object("permitted", "payload.permit2Authorization.permitted")?;
+    let witness = signed.object("witness", "payload.permit2Authorization.witness")?;
+    Ok(Authorization::Permit2 {
+        from: signed.address("from")?,
+        token: permitted.address("token")?,
+        amount: permitted.decimal("amount")?,
+        spender: signed.address("spender")?,
+        nonce: signed.decimal_or_hex("nonce")?,
+        deadline: signed.decimal("deadline")?,
+        to: witness.address("to")?,
+        valid_after: witness.decimal("validAfter")?,
+    })
+}
+
+#[cfg(test)]
+mod tests;
