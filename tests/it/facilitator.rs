@@ -452,6 +452,37 @@ async fn two_facilitators_and_two_credentials_share_no_connection_r13() {
 }
 
 #[tokio::test]
+async fn connections_are_reused_but_not_after_idling_as_long_as_servers_keep_them() {
+    let (facilitator, client) = (Scripted::start().await, client());
+    let endpoint = endpoint_at(&facilitator.url());
+    for _ in 0..3 {
+        assert_valid(verify(&client, &endpoint).await);
+    }
+    assert_eq!(facilitator.connections(), 1);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_millis(4_500)).await;
+    tokio::time::resume();
+    assert_valid(verify(&client, &endpoint).await);
+    assert_eq!(facilitator.connections(), 2, "Node closes after 5 s");
+}
+
+#[tokio::test]
+async fn a_dropped_call_ends_its_request() {
+    let (facilitator, client) = (Scripted::start().await, client());
+    let endpoint = endpoint_at(&facilitator.url());
+    facilitator.next_verify(Reply::hang());
+    assert!(
+        tokio::time::timeout(BRIEF, verify(&client, &endpoint))
+            .await
+            .is_err()
+    );
+    // The connection of the dropped call is not in the pool: its answer would be taken for another.
+    assert_valid(verify(&client, &endpoint).await);
+    let connections: Vec<_> = facilitator.calls().iter().map(|c| c.connection).collect();
+    assert_eq!(connections, [1, 2]);
+}
+
+#[tokio::test]
 async fn a_facilitator_that_hangs_does_not_slow_another() {
     let (slow, quick, client) = (Scripted::start().await, Scripted::start().await, client());
     slow.on_verify(Reply::hang());

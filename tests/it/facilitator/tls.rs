@@ -97,6 +97,18 @@ async fn an_extra_authority_is_trusted() {
     assert!(server.join().unwrap().is_empty());
 }
 
+#[test]
+fn a_missing_bundle_is_refused_at_start_and_missing_system_roots_are_not() {
+    let missing = Some(file("no-such-file.pem"));
+    let config = ClientConfig {
+        extra_ca: missing,
+        ..ClientConfig::default()
+    };
+    let error = Client::new(config).expect_err("the file is not there");
+    assert!(error.to_string().contains("no-such-file.pem"), "{error}");
+    assert!(Client::new(ClientConfig::default()).is_ok());
+}
+
 #[tokio::test]
 async fn a_certificate_of_nobody_was_never_sent_anything() {
     // Two attempts of verify, two of settle.
