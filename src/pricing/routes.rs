@@ -9,12 +9,13 @@
 //! Routes of one `offerNamespace`, `offerName` and `hostname` are one offer, in the order of the
 //! file; they all belong to the operator (O2).
 
-use super::findings::{Findings, Place, quoted};
-use super::payments::{self, Assets};
+use super::assets::Assets;
+use super::findings::{Findings, quoted};
+use super::payments;
 use super::read::{Section, Text};
 use super::settings::{self, Defaults};
 use super::tree::Value;
-use super::{FacilitatorSettings, Settings, keys};
+use super::{FacilitatorSettings, Settings, keys, trust};
 use crate::offer::{Gate, Offer, Owner, Phase, Route, Settle};
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -127,7 +128,7 @@ impl Reader<'_> {
         let gate = gate(section, findings);
         let hostname = section
             .filled("hostname", findings)
-            .and_then(|text| settings::hostname(text, findings));
+            .and_then(|text| trust::hostname(text, findings));
         let namespace = offer_label(section, "offerNamespace", findings);
         let name = offer_label(section, "offerName", findings);
         if namespace.is_empty() != name.is_empty() {
@@ -465,17 +466,10 @@ fn description(section: &Section<'_>, findings: &mut Findings) -> Option<Arc<str
 /// A price on a route that is not sold is probably a mistake.
 fn note_unsold(section: &Section<'_>, findings: &mut Findings) {
     for key in ["price", "perMTok", "payments"] {
-        let place: Place<'_> = section.place.key(key);
-        let filled = section.value(key).is_some_and(|node| match &node.value {
-            Value::Null => false,
-            Value::Text(text) => !matches!(&**text, "" | "0"),
-            Value::List(items) => !items.is_empty(),
-            Value::Map(_) => true,
-        });
-        if filled {
+        if section.sets(key) {
             findings.warn(
                 section.at(key),
-                place,
+                section.place.key(key),
                 "unused_key",
                 format!("{key} is not used: the route's gate asks for no payment"),
             );
