@@ -2,7 +2,7 @@
 //!
 //! The document is read in two steps. `tree.rs` makes a tree of it that keeps every scalar as the
 //! text that was written (`0.10` stays `0.10`) and knows where it was written. Then `settings.rs`,
-//! `routes.rs` and `payments.rs` read that tree by the keys of `keys.rs`, and everything they
+//! `routes.rs`, `payments.rs` and their helpers read that tree by the keys of `keys.rs`, and everything they
 //! notice becomes a [`Finding`] with line, column and path: all problems at once, never the first.
 //!
 //! What is wrong decides how far it reaches (R3). A bad route becomes a route with problems, which
@@ -15,9 +15,11 @@
 //! their content is part of what is validated. It does not watch anything (`sources/file.rs`), does
 //! not compile patterns (`table.rs`), and knows nothing of requests.
 
+mod assets;
 mod findings;
 mod keys;
 mod payments;
+mod prices;
 mod read;
 mod routes;
 mod secrets;
@@ -25,6 +27,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trust;
 mod urls;
 
 use self::findings::{Findings, Place};

@@ -74,6 +74,11 @@ impl<'s> Section<'s> {
         self.node(key).filter(|node| node.value != Value::Null)
     }
 
+    /// Whether a key has a value that asks for something.
+    pub(super) fn sets(&self, key: &str) -> bool {
+        self.node(key).is_some_and(is_set)
+    }
+
     /// Where the value of a key is; this section if it is not there.
     pub(super) fn at(&self, key: &str) -> Position {
         self.node(key).map_or(self.at, |node| node.at)

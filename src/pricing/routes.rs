@@ -9,12 +9,13 @@
 //! Routes of one `offerNamespace`, `offerName` and `hostname` are one offer, in the order of the
 //! file; they all belong to the operator (O2).
 
-use super::findings::{Findings, Place, quoted};
-use super::payments::{self, Assets};
+use super::assets::Assets;
+use super::findings::{Findings, quoted};
+use super::payments;
 use super::read::{Section, Text};
 use super::settings::{self, Defaults};
 use super::tree::Value;
-use super::{FacilitatorSettings, Settings, keys};
+use super::{FacilitatorSettings, Settings, keys, trust};
 use crate::offer::{Gate, Offer, Owner, Phase, Route, Settle};
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -30,8 +31,10 @@ pub(super) const SETTLE: &[(&str, Settle)] = &[
 
 /// Most routes of one file.
 const MAX_ROUTES: usize = 250_000;
-/// Longest pattern.
+/// Longest pattern, in bytes.
 const MAX_PATTERN: usize = 2_048;
+/// Most segments of a pattern.
+const MAX_SEGMENTS: usize = 64;
 /// Hosted facilitators refuse longer descriptions.
 const MAX_DESCRIPTION: usize = 500;
 
@@ -127,7 +130,7 @@ impl Reader<'_> {
         let gate = gate(section, findings);
         let hostname = section
             .filled("hostname", findings)
-            .and_then(|text| settings::hostname(text, findings));
+            .and_then(|text| trust::hostname(text, findings));
         let namespace = offer_label(section, "offerNamespace", findings);
         let name = offer_label(section, "offerName", findings);
         if namespace.is_empty() != name.is_empty() {
@@ -346,8 +349,7 @@ fn pattern(section: &Section<'_>, findings: &mut Findings) -> Option<Arc<str>> {
         "invalid_pattern",
         format!("pattern {} {why}", quoted(text.text)),
     );
-    if begins_with_wildcard(text.text) || text.text.contains("://") || text.text.len() > MAX_PATTERN
-    {
+    if has_no_prefix(text.text) || text.text.contains("://") || text.text.len() > MAX_PATTERN {
         findings.hint("nothing says which path to close, so the whole document is refused");
         return None;
     }
@@ -355,18 +357,33 @@ fn pattern(section: &Section<'_>, findings: &mut Findings) -> Option<Arc<str>> {
     Some(format!("{slash}{}", text.text).into())
 }
 
-/// What is wrong with a pattern, as far as it shows without compiling it (the table does).
+/// What is wrong with a pattern, as far as it shows without compiling it. The table compiles and
+/// has the last word; here only what is certain is reported, with its place in the file.
 fn broken(pattern: &str) -> Option<&'static str> {
-    if pattern.len() > MAX_PATTERN {
-        return Some("is longer than 2048 bytes: write a shorter one");
-    }
-    if !pattern.starts_with('/') {
+    let Some(path) = pattern.strip_prefix('/') else {
         return Some("does not begin with \"/\": write the path from its root");
+    };
+    if pattern.len() > MAX_PATTERN || pattern.split('/').count() > MAX_SEGMENTS {
+        return Some("is too long: write at most 2048 bytes and 64 segments");
     }
-    if pattern.bytes().any(|b| b.is_ascii_control()) {
-        return Some("contains a control character: remove it");
+    if pattern.bytes().any(|b| b <= b' ' || b == 0x7f) {
+        return Some("contains a space or control character: write a space as %20");
     }
-    if pattern.split('/').any(unclosed) {
+    // As in the predecessor, only a `*` beyond a final `/*` makes the segments globs.
+    let body = path.strip_suffix("/*").unwrap_or(path);
+    let globs = body.contains('*') && body != "*";
+    let body = body.strip_suffix('/').unwrap_or(body);
+    if body.contains('#') || (!globs && body.contains('?')) {
+        return Some("contains what ends a path: remove the query or fragment");
+    }
+    if !globs && body.contains('\\') {
+        return Some("contains a backslash, which servers read as a slash: write \"/\"");
+    }
+    let mut segments = body.split('/');
+    if !body.is_empty() && segments.clone().any(|s| matches!(s, "" | "." | "..")) {
+        return Some("contains an empty or dot segment, which no request keeps: remove it");
+    }
+    if globs && segments.any(unclosed) {
         return Some("has an unclosed \"[\" or a trailing \"\\\": close it within its segment");
     }
     None
@@ -376,31 +393,24 @@ fn broken(pattern: &str) -> Option<&'static str> {
 fn unclosed(segment: &str) -> bool {
     let mut letters = segment.chars();
     let mut inside = false;
-    let mut empty = false;
     while let Some(letter) = letters.next() {
         match letter {
             '\\' if letters.next().is_none() => return true,
-            '[' if !inside => {
-                inside = true;
-                empty = true;
-                continue;
-            }
-            ']' if inside && !empty => inside = false,
-            '^' if inside && empty => continue,
+            '[' => inside = true,
+            ']' => inside = false,
             _ => {}
         }
-        empty = false;
     }
     inside
 }
 
-/// Whether no whole segment stands before the first wildcard.
-fn begins_with_wildcard(pattern: &str) -> bool {
-    pattern
-        .trim_start_matches('/')
-        .split('/')
-        .next()
-        .is_none_or(|segment| segment.is_empty() || segment.contains(['*', '?', '[', '\\']))
+/// Whether no whole plain segment stands at the beginning, so that closing the literal prefix of
+/// the pattern would close everything.
+fn has_no_prefix(pattern: &str) -> bool {
+    let path = pattern.strip_prefix('/').unwrap_or(pattern);
+    let first = path.split('/').next().unwrap_or_default();
+    let plain = |b: u8| b > b' ' && b != 0x7f && !b"*?[\\#%".contains(&b);
+    matches!(first, "" | "." | "..") || !first.bytes().all(plain)
 }
 
 fn gate(section: &Section<'_>, findings: &mut Findings) -> Gate {
@@ -465,17 +475,10 @@ fn description(section: &Section<'_>, findings: &mut Findings) -> Option<Arc<str
 /// A price on a route that is not sold is probably a mistake.
 fn note_unsold(section: &Section<'_>, findings: &mut Findings) {
     for key in ["price", "perMTok", "payments"] {
-        let place: Place<'_> = section.place.key(key);
-        let filled = section.value(key).is_some_and(|node| match &node.value {
-            Value::Null => false,
-            Value::Text(text) => !matches!(&**text, "" | "0"),
-            Value::List(items) => !items.is_empty(),
-            Value::Map(_) => true,
-        });
-        if filled {
+        if section.sets(key) {
             findings.warn(
                 section.at(key),
-                place,
+                section.place.key(key),
                 "unused_key",
                 format!("{key} is not used: the route's gate asks for no payment"),
             );

@@ -7,19 +7,17 @@
 //! The one exception is `facilitatorHeadersFile`: without it the facilitator would be called
 //! unauthenticated, so only the routes of that facilitator close.
 
+use super::assets::{address, unknown_chain};
 use super::findings::{Findings, Place, quoted};
-use super::read::{Section, Text, text_of};
+use super::read::{Section, Text};
 use super::secrets::{self, HeadersFile};
 use super::urls::{self, Facilitator};
 use super::{
-    FacilitatorSettings, HeaderSource, Limits, PathOwner, PerOffer, Settings, Timeouts, Unmatched,
-    keys,
+    FacilitatorSettings, HeaderSource, Limits, PerOffer, Settings, Timeouts, Unmatched, keys, trust,
 };
 use crate::money::Network;
 use crate::offer::{Problem, Settle};
 use alloy_primitives::Address;
-use ipnet::IpNet;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,8 +25,6 @@ use std::time::Duration;
 
 /// Used where the document names none, as in the predecessor (compat 1.2).
 const DEFAULT_FACILITATOR: &str = "https://x402.gcp.obol.tech";
-/// Most entries of a list in the settings.
-const MAX_ENTRIES: usize = 10_000;
 /// How long a facilitator drops a longer one (x402 `ResourceInfo`).
 const MAX_SERVICE_NAME: usize = 32;
 
@@ -91,9 +87,10 @@ pub(super) fn read(
                 findings,
             )
             .unwrap_or(standard.unmatched),
-        managed_prefixes: managed_prefixes(root, findings).unwrap_or(standard.managed_prefixes),
-        path_owners: path_owners(root, findings),
-        trusted_proxies: trusted_proxies(root, findings),
+        managed_prefixes: trust::managed_prefixes(root, findings)
+            .unwrap_or(standard.managed_prefixes),
+        path_owners: trust::path_owners(root, findings),
+        trusted_proxies: trust::trusted_proxies(root, findings),
         header_source: root
             .word(
                 "headerSource",
@@ -294,54 +291,6 @@ fn facilitator_headers(
     }
 }
 
-/// An address in hexadecimal; mixed case that is no EIP-55 checksum warns.
-pub(super) fn address(text: Text<'_>, key: &str, findings: &mut Findings) -> Option<Address> {
-    let digits = text
-        .text
-        .strip_prefix("0x")
-        .or_else(|| text.text.strip_prefix("0X"))
-        .filter(|digits| digits.len() == 40);
-    let Some((address, digits)) =
-        digits.and_then(|digits| Some((digits.parse::<Address>().ok()?, digits)))
-    else {
-        text.error(
-            findings,
-            "invalid_address",
-            format!(
-                "{key} is {}: write an address, \"0x\" and 40 hexadecimal digits",
-                quoted(text.text)
-            ),
-        );
-        return None;
-    };
-    let mixed = digits.bytes().any(|b| b.is_ascii_uppercase())
-        && digits.bytes().any(|b| b.is_ascii_lowercase());
-    if mixed && address.to_checksum(None).get(2..) != Some(digits) {
-        text.warn(
-            findings,
-            "address_checksum",
-            format!(
-                "{key} is {}, whose letter case is not its EIP-55 checksum: check for a typing \
-                 error, or write it in lower case",
-                quoted(text.text)
-            ),
-        );
-    }
-    Some(address)
-}
-
-/// What to say about a chain that is not known.
-pub(super) fn unknown_chain(key: &str, found: &str) -> String {
-    let names: Vec<&str> = Network::known()
-        .filter_map(|network| network.names().first().copied())
-        .collect();
-    format!(
-        "{key} is {}: write \"eip155:<chain id>\" or one of {}",
-        quoted(found),
-        names.join(", ")
-    )
-}
-
 /// One text that a function understands or explains why not.
 fn checked(
     root: &Section<'_>,
@@ -371,223 +320,6 @@ fn service_name(text: &str) -> Result<String, &'static str> {
     } else {
         Err("write at most 32 printable ASCII characters")
     }
-}
-
-/// The items of a list of bounded length with their places.
-fn texts<'s>(
-    root: &Section<'s>,
-    key: &'s str,
-    findings: &mut Findings,
-    mut each: impl FnMut(Text<'_>, &mut Findings),
-) -> Option<usize> {
-    let items = root.list(key, findings)?;
-    let list = root.place.key(key);
-    if items.len() > MAX_ENTRIES {
-        findings.error(
-            root.at(key),
-            list,
-            "too_many",
-            format!("{key} has {} entries, more than {MAX_ENTRIES}", items.len()),
-        );
-        return None;
-    }
-    for (index, item) in items.iter().enumerate() {
-        if let Some(text) = text_of(item, list.item(index), findings) {
-            each(text, findings);
-        }
-    }
-    Some(items.len())
-}
-
-fn managed_prefixes(root: &Section<'_>, findings: &mut Findings) -> Option<Vec<Arc<str>>> {
-    let mut prefixes = Vec::new();
-    texts(root, "managedPrefixes", findings, |text, findings| {
-        if let Some(prefix) = path_prefix(text, findings) {
-            let slash = if prefix.ends_with('/') { "" } else { "/" };
-            prefixes.push(format!("{prefix}{slash}").into());
-        }
-    })?;
-    Some(prefixes)
-}
-
-fn trusted_proxies(root: &Section<'_>, findings: &mut Findings) -> Vec<IpNet> {
-    let mut nets = Vec::new();
-    texts(root, "trustedProxies", findings, |text, findings| {
-        let net = text
-            .text
-            .parse::<IpNet>()
-            .ok()
-            .or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
-        match net {
-            Some(net) => {
-                if net.prefix_len() == 0 {
-                    text.warn(
-                        findings,
-                        "trusts_everybody",
-                        format!("{net} trusts every address: write the ingress's network"),
-                    );
-                }
-                nets.push(net.trunc());
-            }
-            None => text.error(
-                findings,
-                "invalid_network",
-                format!(
-                    "{} is no address: write one such as \"10.0.0.7\", or a network such as \
-                     \"10.42.0.0/16\"",
-                    quoted(text.text)
-                ),
-            ),
-        }
-    });
-    nets
-}
-
-fn path_owners(root: &Section<'_>, findings: &mut Findings) -> Vec<PathOwner> {
-    const KEY: &str = "pathOwners";
-    let Some(items) = root.list(KEY, findings) else {
-        return Vec::new();
-    };
-    let list = root.place.key(KEY);
-    let mut owners = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let place = list.item(index);
-        let expected = "a prefix or host with its namespaces";
-        if let Some(section) = Section::new(item, &place, expected, findings) {
-            owners.extend(path_owner(&section, findings));
-        }
-    }
-    owners
-}
-
-fn path_owner(section: &Section<'_>, findings: &mut Findings) -> Option<PathOwner> {
-    section.check_keys(keys::PATH_OWNER, findings);
-    let prefix = section.required_text("prefix", findings);
-    let host = section.required_text("host", findings);
-    if section.node("prefix").is_some() == section.node("host").is_some() {
-        findings.error(
-            section.at,
-            *section.place,
-            "invalid_path_owner",
-            "an entry binds either a prefix or a host: write exactly one of them".to_owned(),
-        );
-        return None;
-    }
-    let mut namespaces: Vec<Arc<str>> = Vec::new();
-    let listed = texts(section, "namespaces", findings, |text, findings| {
-        if is_label(text.text) {
-            namespaces.push(text.text.into());
-        } else {
-            text.error(
-                findings,
-                "invalid_namespace",
-                format!(
-                    "{} is no namespace: write lower-case letters, digits and hyphens",
-                    quoted(text.text)
-                ),
-            );
-        }
-    });
-    if listed.is_none_or(|count| count == 0) {
-        findings.error(
-            section.at("namespaces"),
-            section.place.key("namespaces"),
-            "invalid_path_owner",
-            "no namespace is named: write the namespaces that may use it".to_owned(),
-        );
-        return None;
-    }
-    let prefix = match prefix {
-        Some(text) => {
-            let prefix = path_prefix(text, findings)?;
-            Some(match prefix.trim_end_matches('/') {
-                "" => "/".into(),
-                trimmed => trimmed.into(),
-            })
-        }
-        None => None,
-    };
-    let host = match host {
-        Some(text) => Some(hostname(text, findings)?),
-        None => None,
-    };
-    Some(PathOwner {
-        prefix,
-        host,
-        namespaces,
-    })
-}
-
-/// A subtree in plain characters: what a request can be compared with in every view.
-fn path_prefix<'s>(text: Text<'s>, findings: &mut Findings) -> Option<&'s str> {
-    let segments = |path: &str| {
-        path.trim_end_matches('/')
-            .split('/')
-            .skip(1)
-            .all(|segment| !matches!(segment, "" | "." | ".."))
-    };
-    let plain = |path: &str| {
-        path.bytes()
-            .all(|b| b.is_ascii_graphic() && !b"*?#%;\\[]".contains(&b))
-    };
-    let path = text.text;
-    if path.starts_with('/') && !path.ends_with("//") && segments(path) && plain(path) {
-        return Some(path);
-    }
-    text.error(
-        findings,
-        "invalid_prefix",
-        format!(
-            "{} is no path prefix: write whole segments such as \"/services/\", without \
-             wildcards, escapes, dots or doubled slashes",
-            quoted(path)
-        ),
-    );
-    None
-}
-
-/// A host name in lower case; a port, a wildcard or a path is an error.
-pub(super) fn hostname(text: Text<'_>, findings: &mut Findings) -> Option<Arc<str>> {
-    let host = text.text.trim_end_matches('.').to_ascii_lowercase();
-    let named = host.len() <= 253 && host.split('.').all(is_host_label);
-    let literal = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
-    if named || literal {
-        return Some(host.into());
-    }
-    text.error(
-        findings,
-        "invalid_hostname",
-        format!(
-            "{} is no host: write a name such as \"api.example.com\", without port, path or \
-             wildcard",
-            quoted(text.text)
-        ),
-    );
-    None
-}
-
-fn is_host_label(label: &str) -> bool {
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
-    label.len() <= 63
-        && edge(label.bytes().next())
-        && edge(label.bytes().last())
-        && label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
-
-/// A Kubernetes namespace (RFC 1123 label).
-fn is_label(text: &str) -> bool {
-    text.len() <= 63
-        && !text.is_empty()
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn limits(root: &Section<'_>, findings: &mut Findings) -> Limits {

@@ -409,7 +409,9 @@ fn r3_a_route_that_names_no_path_refuses_the_document() {
         ("{pattern: '', price: '1'}", "missing_pattern"),
         ("{pattern: , price: '1'}", "missing_pattern"),
         ("{pattern: [/a], price: '1'}", "invalid_type"),
-        ("{pattern: '/[a/b', price: '1'}", "invalid_pattern"),
+        ("{pattern: '/[a*/b', price: '1'}", "invalid_pattern"),
+        ("{pattern: '/a b', price: '1'}", "invalid_pattern"),
+        ("{pattern: '//a', price: '1'}", "invalid_pattern"),
         ("{pattern: '*', price: '1'}", "invalid_pattern"),
         ("{pattern: 'https://h/a', price: '1'}", "invalid_pattern"),
         ("{pattern: /a, pattern: /b, price: '1'}", "duplicate_key"),
@@ -426,8 +428,11 @@ fn r3_a_route_that_names_no_path_refuses_the_document() {
 fn r3_a_broken_pattern_with_a_literal_prefix_closes_it() {
     for (written, kept) in [
         ("rpc/*", "/rpc/*"),
-        ("/rpc/[a", "/rpc/[a"),
+        ("/rpc/[a*", "/rpc/[a*"),
         ("/rpc/x\\", "/rpc/x\\"),
+        ("/rpc/a?x=1", "/rpc/a?x=1"),
+        ("/rpc//x/*", "/rpc//x/*"),
+        ("/rpc/../x", "/rpc/../x"),
     ] {
         let text = format!(
             "wallet: '{WALLET}'\nfacilitatorURL: https://f.example\nroutes: [{{pattern: '{written}', price: '1'}}]"
@@ -437,7 +442,9 @@ fn r3_a_broken_pattern_with_a_literal_prefix_closes_it() {
         assert_eq!(&*route.pattern, kept);
         assert_eq!(route.problems[0].code, "invalid_pattern", "{written}");
     }
-    for sound in ["/*", "/a/*/b", "/a/[!x]", "/a/[]]b", "/a/\\*"] {
+    for sound in [
+        "/", "/*", "/a/", "/a/*/b", "/a/*[!x]", "/a/[x", "/a*/\\*", "/a*/b?", "/*/b/*", "/a/*/",
+    ] {
         let text = format!(
             "wallet: '{WALLET}'\nfacilitatorURL: https://f.example\nroutes: [{{pattern: '{sound}', price: '1'}}]"
         );
