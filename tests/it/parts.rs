@@ -40,7 +40,8 @@ pub(crate) use self::{
 /// Where `make tools` installs: `$X402_TOOLS_DIR`, else `~/.cache/x402-verifier-tools`.
 pub(crate) fn tools_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("X402_TOOLS_DIR") {
-        return PathBuf::from(dir);
+        // Parts run in folders of their own: a relative path would mean another place there.
+        return std::path::absolute(&dir).unwrap_or_else(|_| PathBuf::from(dir));
     }
     match std::env::var_os("HOME") {
         Some(home) => Path::new(&home).join(".cache/x402-verifier-tools"),

@@ -14,6 +14,7 @@ parts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 peers=$(cd "$parts/../peers" && pwd)
 tools=${X402_TOOLS_DIR:-$HOME/.cache/x402-verifier-tools}
 mkdir -p "$tools/stamps" "$tools/logs"
+tools=$(cd "$tools" && pwd)
 
 # One installation at a time: checkouts share the folder.
 exec 9>"$tools/lock"
@@ -33,6 +34,9 @@ recipe_debian() { # promtool reads our /metrics as Prometheus would, wrk drives 
   export DEBIAN_FRONTEND=noninteractive
   local install=(apt-get install --yes --no-install-recommends "${wanted[@]}")
   "${install[@]}" || { apt-get update && "${install[@]}"; }
+  hash -r
+  command -v promtool
+  command -v wrk
 }
 
 recipe_traefik() { # --target, not a venv: Debian may lack python3-venv, and a venv cannot be moved
@@ -74,7 +78,6 @@ say() { printf '%-8s  %s\n' "$1" "$2"; }
 
 missing() { # TOOL REASON
   echo "$1: $2" >>"$tools/missing"
-  rm -f "$tools/stamps/$1"
   say "$1" "not here: $2"
 }
 

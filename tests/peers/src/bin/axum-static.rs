@@ -1,6 +1,7 @@
 //! The floor of every comparison: a bare axum handler that returns the same bytes to every request.
 //!
-//! `axum-static PORT STATUS [HEADERS_FILE [BODY_FILE]]`; the headers file has one `Name: value` a line.
+//! `axum-static PORT STATUS [HEADERS_FILE [BODY_FILE]]`; the headers file has one `Name: value` a line, and may be
+//! a recorded answer's: those that the server writes itself are left out.
 //! With a recorded 402 it is what our 402s are measured against; with 200 it is the auth server that
 //! says yes to everything. Prints `listening on ADDRESS` once it does; PORT 0 picks a free one.
 
@@ -9,6 +10,9 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode},
 };
+
+/// What hyper adds to every answer.
+const OWN: [&str; 4] = ["content-length", "date", "connection", "transfer-encoding"];
 
 type Error = Box<dyn std::error::Error>;
 
