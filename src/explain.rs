@@ -177,7 +177,7 @@ impl Checked {
                 message,
                 hint,
             } = problem;
-            line(
+            add_line(
                 &mut text,
                 format_args!("{file}:{line}:{column}: {severity}[{code}] {path}: {message}"),
             );
@@ -192,7 +192,7 @@ impl Checked {
             .count();
         let warnings = self.problems.len() - errors;
         let verdict = if self.ok { "ok" } else { "not ok" };
-        line(
+        add_line(
             &mut text,
             format_args!("{verdict}: {errors} error(s), {warnings} warning(s)"),
         );

@@ -33,9 +33,12 @@ mod writer;
 pub use report::{AcceptReport, Report, ReportedState, RouteReport, SourceReport};
 pub use writer::{Applied, TableReader, TableWriter};
 
+// Part of this module's interface, for those who may import the table and not its inputs.
+pub use crate::offer::{Gate, Settle};
+pub use crate::pricing::{HeaderSource, Limits, PerOffer, Settings};
+
 use crate::metrics::OfferCounters;
-use crate::offer::{Gate, Offer, Settle};
-use crate::pricing::Settings;
+use crate::offer::Offer;
 use crate::route::{AmbiguityClass, Target};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
 use http::HeaderValue;
