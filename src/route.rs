@@ -339,6 +339,23 @@ impl TargetError {
 }
 
 impl AmbiguityClass {
+    /// Every class, so that each has its series from the start.
+    pub const ALL: [Self; 13] = [
+        Self::Form,
+        Self::Fragment,
+        Self::Control,
+        Self::Escape,
+        Self::Cost,
+        Self::EncodedSlash,
+        Self::DoubleEncoding,
+        Self::Backslash,
+        Self::DotSegment,
+        Self::Parameter,
+        Self::DoubleSlash,
+        Self::Encoding,
+        Self::Case,
+    ];
+
     /// Label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,15 +1,46 @@
 //! The route table: offers and settings compiled to one immutable snapshot.
 //!
-//! Stub: to be written in full; the types below are the contract.
+//! ```text
+//! Update --> TableWriter --compile--> Table --ArcSwap--> TableReader
+//!                |            |
+//!              Known        Report
+//! ```
+//!
+//! The writer keeps what every source said last, and on each update compiles all of it anew: pure
+//! functions from offers, settings and remembered paths to a [`Table`]. [`Table::resolve`] then
+//! answers what a target means, without allocating for a plain one and at a cost that does not grow
+//! with the number of offers.
+//!
+//! It sees neither Kubernetes nor HTTP, decides nothing about money, and does no I/O; the one effect
+//! is the publication of a snapshot.
+//!
+//! Invariants: a request sees one generation, and generations only grow (R5). A list is applied whole
+//! (R6). A pattern that cannot be understood is closed, not absent (R3); one that was gated and left
+//! is closed, not free (R4). Namespaces own subtrees, and a conflict harms only the offer that loses
+//! it (O1 to O7). Counters move with their offer and label block from table to table (R7).
+
+mod closed;
+mod compile;
+mod index;
+mod owners;
+mod prepare;
+mod price;
+mod report;
+mod resolve;
+mod trie;
+mod writer;
+
+pub use report::{AcceptReport, Report, ReportedState, RouteReport, SourceReport};
+pub use writer::{Applied, TableReader, TableWriter};
 
 use crate::metrics::OfferCounters;
-use crate::offer::{Gate, Offer, Owner, Settle};
+use crate::offer::{Gate, Offer, Settle};
 use crate::pricing::Settings;
 use crate::route::{AmbiguityClass, Target};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
-use arc_swap::ArcSwap;
 use http::HeaderValue;
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One snapshot: everything a request needs (R5).
@@ -23,6 +54,13 @@ pub struct Table {
     pub settings: Arc<Settings>,
     /// What was made of every route, for `/routes` and status.
     pub report: Arc<Report>,
+    routes: Arc<Vec<resolve::Slot>>,
+    index: Arc<index::Index>,
+    pins: Arc<resolve::Pins>,
+    counters: Arc<price::CounterSets>,
+    endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    /// When a drain or retention ends next.
+    next_tick: Option<Timestamp>,
 }
 
 /// One route as the gate sees it.
@@ -101,7 +139,8 @@ pub struct PathRecord {
     pub host: Option<String>,
     /// Pattern text.
     pub pattern: String,
-    /// Owner namespace; empty for the operator's file.
+    /// Namespace of the offer, may be empty. The owner is that namespace if `uid` is not empty, else
+    /// the operator.
     pub namespace: String,
     /// Offer name, may be empty.
     pub name: String,
@@ -181,155 +220,34 @@ pub enum Update {
     Tick,
 }
 
-/// What the last update made of every source and route.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Sources.
-    pub sources: Vec<SourceReport>,
-    /// Routes, closed paths included, in table order.
-    pub routes: Vec<RouteReport>,
-}
-
-/// One source in the report.
-#[derive(Debug, Clone)]
-pub struct SourceReport {
-    /// `file`, `kube`.
-    pub name: &'static str,
-    /// Whether its last update was applied.
-    pub ok: bool,
-    /// Last applied update.
-    pub last_success: Option<Timestamp>,
-    /// Last error since.
-    pub error: Option<String>,
-}
-
-/// State of a row in `/routes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ReportedState {
-    /// Served.
-    Live,
-    /// Closed path.
-    Closed,
-    /// Draining.
-    Draining,
-    /// Cannot be understood.
-    Misconfigured,
-    /// Owned by somebody else (O1 to O3); harms nobody.
-    Conflict,
-}
-
-/// One row of `/routes` (`reference/surface.md`, admin port).
-#[derive(Debug, Clone)]
-pub struct RouteReport {
-    /// Pattern text.
-    pub pattern: Arc<str>,
-    /// Host.
-    pub host: Option<Arc<str>>,
-    /// Source name.
-    pub source: &'static str,
-    /// Offer.
-    pub offer: Arc<OfferEntry>,
-    /// Offer generation.
-    pub offer_generation: Option<i64>,
-    /// Owner.
-    pub owner: Owner,
-    /// State.
-    pub state: ReportedState,
-    /// Gate.
-    pub gate: Gate,
-    /// Settlement.
-    pub settle: Settle,
-    /// Accepted payments: network, asset, amount, price, payTo as text.
-    pub accepts: Vec<AcceptReport>,
-    /// Reason code (`PathConflict`, `PathReserved`, `ReservedPath`, `invalid_price`, `shadowed`...).
-    pub reason: Option<&'static str>,
-    /// Sentence; names a foreign owner only as "another namespace" (O7).
-    pub detail: Option<String>,
-    /// For closed rows.
-    pub closed_until: Option<Timestamp>,
-}
-
-/// One payment option in a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptReport {
-    /// CAIP-2.
-    pub network: String,
-    /// Token address, checksummed.
-    pub asset: String,
-    /// Symbol.
-    pub symbol: Arc<str>,
-    /// Atomic units.
-    pub amount: String,
-    /// Price text.
-    pub price: Arc<str>,
-    /// Recipient, checksummed.
-    pub pay_to: String,
-}
-
-/// What [`TableWriter::apply`] did, for the task that owns the writer.
-#[derive(Debug)]
-pub struct Applied {
-    /// The table that was published, or the one that stays (after `Failed`).
-    pub table: Arc<Table>,
-    /// Paths whose record changed and must be written to the ledger; empty when nothing changed.
-    pub path_changes: Vec<PathRecord>,
-    /// Paths to forget in the ledger (released, replaced).
-    pub path_removals: Vec<PathRecord>,
-    /// When the next `Tick` is needed (a drain or retention ends).
-    pub next_tick: Option<Timestamp>,
-}
-
-/// The only writer. Not `Clone` on purpose: two writers could publish generations out of order (R5).
-#[derive(Debug)]
-pub struct TableWriter {
-    _published: Arc<ArcSwap<Table>>,
-}
-
-/// The cheap reader.
-#[derive(Debug, Clone)]
-pub struct TableReader {
-    published: Arc<ArcSwap<Table>>,
-}
-
 impl Table {
     /// What `target` means for `host`, as chosen by the ingress (`pin`) or by path.
     #[must_use]
     pub fn resolve<'t>(
         &'t self,
-        _target: &Target<'_>,
-        _host: Option<&str>,
-        _pin: Option<Pin<'_>>,
-        _now: Timestamp,
+        target: &Target<'_>,
+        host: Option<&str>,
+        pin: Option<Pin<'_>>,
+        now: Timestamp,
     ) -> Resolved<'t> {
-        todo!()
+        match pin {
+            Some(pin) => self.resolve_pin(target, host, pin, now),
+            None => self.resolve_path(target, host),
+        }
     }
+
     /// All distinct per-offer counters of this table, for rendering.
     pub fn counters(&self) -> impl Iterator<Item = &Arc<OfferCounters>> {
-        [].iter()
+        self.counters.values()
+    }
+
+    /// All routes, in table order.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<RouteEntry>> {
+        self.routes.iter().map(|slot| &slot.entry)
     }
 }
 
-impl TableWriter {
-    /// An empty table of generation 0 (nothing resolves) and its reader.
-    #[must_use]
-    pub fn new() -> (Self, TableReader) {
-        todo!()
-    }
-    /// Applies one update and publishes the new table. Pure but for the publication.
-    pub fn apply(&mut self, _update: Update, _now: Timestamp) -> Applied {
-        todo!()
-    }
-}
-
-impl TableReader {
-    /// The current snapshot, without reference counting.
-    #[must_use]
-    pub fn load(&self) -> arc_swap::Guard<Arc<Table>> {
-        self.published.load()
-    }
-    /// The current snapshot, to keep across awaits.
-    #[must_use]
-    pub fn load_full(&self) -> Arc<Table> {
-        self.published.load_full()
-    }
-}
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;

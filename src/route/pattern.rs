@@ -79,6 +79,9 @@ pub enum PatternError {
         "segment \"{0}\" encodes a slash, backslash or control character, which no request may: write separate segments"
     )]
     EncodedSeparator(String),
+    /// An escape behind an escape.
+    #[error("segment \"{0}\" is percent-encoded twice, which no request may be: encode once")]
+    DoubleEncoding(String),
     /// `//`.
     #[error("pattern contains an empty segment (\"//\"): write a single slash")]
     EmptySegment,
@@ -158,6 +161,16 @@ impl Pattern {
             return Err(PatternError::Glob(path.to_owned()));
         }
         Self::parse(&text)
+    }
+
+    /// The pattern of everything, `/*`.
+    #[must_use]
+    pub fn root() -> Self {
+        Self {
+            text: "/*".to_owned(),
+            segments: Vec::new(),
+            tail: Tail::Subtree,
+        }
     }
 
     /// The text it was compiled from.
@@ -272,6 +285,9 @@ impl Segment {
             "." | ".." => return Err(PatternError::DotSegment(text.to_owned())),
             _ => {}
         }
+        if has_escape(&decoded) {
+            return Err(PatternError::DoubleEncoding(text.to_owned()));
+        }
         if !is_glob {
             if decoded.contains('\\') {
                 return Err(PatternError::Backslash(text.to_owned()));
@@ -335,6 +351,14 @@ fn split_tail(path: &str) -> (&str, Tail, bool) {
         Some(head) => (head, Tail::Greedy, true),
         None => (path, Tail::Exact, path.contains('*')),
     }
+}
+
+/// Whether a decoded text could be decoded once more.
+fn has_escape(decoded: &str) -> bool {
+    decoded.split('%').skip(1).any(|after| {
+        let mut digits = after.bytes().take(2);
+        digits.len() == 2 && digits.all(|digit| digit.is_ascii_hexdigit())
+    })
 }
 
 /// Decodes the escapes of one segment. In a glob, what an escape stands for is literal.

@@ -236,6 +236,7 @@ fn a_pattern_that_can_never_match_says_what_would_do() {
         ("/a%ff", "%25"),
         ("/a%2fb", "separate segments"),
         ("/a%5c*/x", "separate segments"),
+        ("/a%2541", "encode once"),
         ("/a//b", "single slash"),
         ("/a/../b", "dot segment \"..\""),
         ("/a/%2e", "dot segment"),

@@ -1,0 +1,209 @@
+//! What one view of a path means: the tries by host, and the choice among their matches.
+//!
+//! Three kinds of marks stand in the tries. *Routes* and *closed* patterns compete by precedence: a
+//! host's own before the host-less, then exact, longest prefix, longest literal part, declared order.
+//! *Walls* (managed prefixes, base paths of offers, patterns closed long ago) never win against a
+//! gated route; they only say that nothing there is free by accident: a free route passes a wall only
+//! if it is at least as specific, that is, if somebody wrote it for exactly that place.
+
+use super::trie::Trie;
+use crate::route::Pattern;
+use std::collections::HashMap;
+
+/// All patterns of a table.
+#[derive(Debug)]
+pub(super) struct Index {
+    marks: Vec<Mark>,
+    hostless: Site,
+    hosts: HashMap<Box<str>, Site>,
+}
+
+/// The patterns of one host, or of none.
+#[derive(Debug)]
+struct Site {
+    exact_case: Trie,
+    /// Only patterns with upper-case letters; the others are found in `exact_case` by a lower-cased
+    /// view.
+    folded: Trie,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    precedence: Precedence,
+    kind: MarkKind,
+}
+
+/// What stands at a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MarkKind {
+    /// A route with no price, by its place in the table.
+    Free(u32),
+    /// Any other route, by its place in the table.
+    Gated(u32),
+    /// Closed within its retention.
+    Closed,
+    /// Never free by accident.
+    Wall,
+}
+
+/// Packed for one comparison: host bit, exact bit, prefix, literal part, reversed order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Precedence(u64);
+
+/// What one view means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// A route, by its place in the table.
+    Route(u32),
+    /// A closed path.
+    Closed,
+    /// Nothing matches, behind a wall.
+    Walled,
+    /// Nothing matches.
+    Nothing,
+}
+
+/// The best matches so far.
+#[derive(Debug, Default)]
+struct Best {
+    active: Option<Mark>,
+    wall: Option<Precedence>,
+}
+
+const HOST_BIT: u32 = 63;
+const EXACT_BIT: u32 = 62;
+const PREFIX_SHIFT: u32 = 46;
+const LITERAL_SHIFT: u32 = 30;
+const ORDER_MASK: u32 = (1 << LITERAL_SHIFT) - 1;
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            marks: Vec::new(),
+            hostless: Site::new(),
+            hosts: HashMap::new(),
+        }
+    }
+
+    /// Whether any pattern is bound to a host.
+    pub(super) fn has_hosts(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
+    /// Adds a mark; what stands at an equal pattern already stays and is returned.
+    pub(super) fn insert(
+        &mut self,
+        host: Option<&str>,
+        pattern: &Pattern,
+        kind: MarkKind,
+        order: usize,
+    ) -> Option<MarkKind> {
+        let site = match host {
+            None => &mut self.hostless,
+            Some(host) => self.hosts.entry(host.into()).or_insert_with(Site::new),
+        };
+        let value = u32::try_from(self.marks.len()).ok()?;
+        if let Some(there) = site.exact_case.insert(pattern, value) {
+            return self.marks.get(there as usize).map(|mark| mark.kind);
+        }
+        if pattern.has_uppercase() {
+            site.folded.insert(pattern, value);
+        }
+        let precedence = Precedence::new(host.is_some(), pattern, order);
+        self.marks.push(Mark { precedence, kind });
+        None
+    }
+
+    /// What a view means for a host, letter by letter.
+    pub(super) fn read(&self, view: &str, host: Option<&str>) -> Reading {
+        let mut best = Best::default();
+        for site in self.sites(host) {
+            site.exact_case
+                .find(view, &mut |value| best.see(self.marks.get(value as usize)));
+        }
+        best.reading()
+    }
+
+    /// What a view means when ASCII letters have no case. Asked only when nothing else matched.
+    pub(super) fn read_folded(&self, view: &str, host: Option<&str>) -> Reading {
+        let has_uppercase = view.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !has_uppercase && self.sites(host).all(|site| site.folded.is_empty()) {
+            return Reading::Nothing;
+        }
+        let view = view.to_ascii_lowercase();
+        let mut best = Best::default();
+        for site in self.sites(host) {
+            let mut see = |value: u32| best.see(self.marks.get(value as usize));
+            site.exact_case.find(&view, &mut see);
+            site.folded.find(&view, &mut see);
+        }
+        best.reading()
+    }
+
+    fn sites(&self, host: Option<&str>) -> impl Iterator<Item = &Site> {
+        let own = host.and_then(|host| self.hosts.get(host));
+        own.into_iter().chain(std::iter::once(&self.hostless))
+    }
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            exact_case: Trie::new(),
+            folded: Trie::folded(),
+        }
+    }
+}
+
+impl Best {
+    fn see(&mut self, mark: Option<&Mark>) {
+        let Some(mark) = mark else { return };
+        if mark.kind == MarkKind::Wall {
+            self.wall = self.wall.max(Some(mark.precedence));
+        } else if self
+            .active
+            .is_none_or(|best| mark.precedence > best.precedence)
+        {
+            self.active = Some(*mark);
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let Some(Mark { precedence, kind }) = self.active else {
+            return if self.wall.is_some() {
+                Reading::Walled
+            } else {
+                Reading::Nothing
+            };
+        };
+        match kind {
+            MarkKind::Free(_) if self.wall.is_some_and(|wall| wall.outranks(precedence)) => {
+                Reading::Walled
+            }
+            MarkKind::Free(route) | MarkKind::Gated(route) => Reading::Route(route),
+            MarkKind::Closed => Reading::Closed,
+            MarkKind::Wall => Reading::Walled,
+        }
+    }
+}
+
+impl Precedence {
+    /// The precedence of a pattern declared at place `order` (earlier wins a tie).
+    pub(super) fn new(has_host: bool, pattern: &Pattern, order: usize) -> Self {
+        let specificity = pattern.specificity();
+        let order = u32::try_from(order).unwrap_or(u32::MAX).min(ORDER_MASK);
+        Self(
+            u64::from(has_host) << HOST_BIT
+                | u64::from(specificity.exact) << EXACT_BIT
+                | u64::from(specificity.prefix) << PREFIX_SHIFT
+                | u64::from(specificity.literal) << LITERAL_SHIFT
+                | u64::from(ORDER_MASK - order),
+        )
+    }
+
+    /// Whether the pattern alone is more specific, host and order aside.
+    fn outranks(self, other: Self) -> bool {
+        let pattern = |precedence: Self| (precedence.0 & !(1 << HOST_BIT)) >> LITERAL_SHIFT;
+        pattern(self) > pattern(other)
+    }
+}

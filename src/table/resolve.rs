@@ -1,0 +1,329 @@
+//! What a target means: all its views together (design section 4, step 3), or an offer by its pin.
+//!
+//! Nothing here is free by accident. A target whose views differ is free only if every view is free
+//! or unmatched; it is priced only if all gated views cost the same and the target hides no
+//! structure; everything else is ambiguous (R1). Letter case is looked at only when nothing matched
+//! as written.
+
+use super::index::{MarkKind, Precedence, Reading};
+use super::{Pin, Resolution, Resolved, RouteEntry, RouteState, Table};
+use crate::offer::Gate;
+use crate::pricing::Unmatched;
+use crate::route::{AmbiguityClass, Pattern, Target, normalize_host};
+use crate::x402::Requirement;
+use jiff::Timestamp;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A route with what only the table needs of it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) entry: Arc<RouteEntry>,
+    pub(super) pattern: Pattern,
+    pub(super) precedence: Precedence,
+    pub(super) host: Option<Arc<str>>,
+}
+
+/// Offers by namespace and name.
+pub(super) type Pins = HashMap<Arc<str>, HashMap<Arc<str>, Pinned>>;
+
+/// What a pin leads to.
+#[derive(Debug)]
+pub(super) enum Pinned {
+    /// The offer's routes, by place in the table.
+    Offer {
+        /// All of them, in declared order.
+        routes: Vec<u32>,
+        /// Set for an offer with too many routes to try one by one.
+        index: Option<Box<super::index::Index>>,
+    },
+    /// Deleted; 410 until then.
+    Deleted(Timestamp),
+}
+
+impl Table {
+    pub(super) fn resolve_path(&self, target: &Target<'_>, host: Option<&str>) -> Resolved<'_> {
+        let host = match self.host(host) {
+            Ok(host) => host,
+            Err(refused) => return refused,
+        };
+        let host = host.as_deref();
+        if target.is_plain() {
+            let reading = self.index.read(target.path(), host);
+            if reading != Reading::Nothing {
+                return self.sure(reading, host);
+            }
+            let folded = self.index.read_folded(target.path(), host);
+            return self.combine(&[reading, folded], target, AmbiguityClass::Case, host);
+        }
+        let views = target.views();
+        let mut readings: Vec<Reading> = views
+            .iter()
+            .map(|view| self.index.read(view, host))
+            .collect();
+        if readings.iter().all(|reading| *reading == Reading::Nothing) {
+            readings.extend(views.iter().map(|view| self.index.read_folded(view, host)));
+        }
+        self.combine(&readings, target, target.class(), host)
+    }
+
+    pub(super) fn resolve_pin(
+        &self,
+        target: &Target<'_>,
+        host: Option<&str>,
+        pin: Pin<'_>,
+        now: Timestamp,
+    ) -> Resolved<'_> {
+        let pinned = self
+            .pins
+            .get(pin.namespace)
+            .and_then(|names| names.get(pin.name));
+        let routes = match pinned {
+            None => return Resolved::sure(Resolution::UnknownPin),
+            Some(Pinned::Deleted(until)) if *until <= now => {
+                return Resolved::sure(Resolution::UnknownPin);
+            }
+            Some(Pinned::Deleted(_)) => return Resolved::sure(Resolution::Closed),
+            Some(Pinned::Offer { routes, index }) => Own {
+                table: self,
+                routes,
+                index,
+            },
+        };
+        let host = host.and_then(normalize_host);
+        let host = host.as_deref();
+        if target.is_plain() {
+            return match routes.read(target.path(), host) {
+                Some(entry) => Resolved::sure(Resolution::Route(entry)),
+                None => Resolved::sure(Resolution::NoRoute),
+            };
+        }
+        let mut gated: Option<&Arc<RouteEntry>> = None;
+        let mut free: Option<&Arc<RouteEntry>> = None;
+        let (mut differ, mut unpriced, mut unequal) = (false, false, false);
+        for view in target.views() {
+            let Some(entry) = routes.read(&view, host) else {
+                unpriced = true;
+                continue;
+            };
+            let seen = if is_free(entry) {
+                &mut free
+            } else {
+                &mut gated
+            };
+            match seen {
+                None => *seen = Some(entry),
+                Some(first) if Arc::ptr_eq(first, entry) => {}
+                Some(first) => {
+                    differ = true;
+                    unequal |= !is_free(entry) && !costs_the_same(first, entry);
+                }
+            }
+        }
+        differ |= free.is_some() && (gated.is_some() || unpriced);
+        differ |= gated.is_some() && unpriced;
+        let resolution = match (gated, free) {
+            _ if unequal => Resolution::Ambiguous,
+            (Some(entry), _) => Resolution::Route(entry),
+            (None, Some(_)) if unpriced && target.hides_structure() => Resolution::Ambiguous,
+            (None, Some(_)) if unpriced => Resolution::NoRoute,
+            (None, Some(entry)) => Resolution::Route(entry),
+            (None, None) => Resolution::NoRoute,
+        };
+        Resolved {
+            resolution,
+            ambiguity: differ.then(|| target.class()),
+        }
+    }
+
+    /// The host to look under. A host that is not one host is refused where hosts matter.
+    fn host<'h>(&self, host: Option<&'h str>) -> Result<Option<Cow<'h, str>>, Resolved<'_>> {
+        match host {
+            Some(text) if self.index.has_hosts() => match normalize_host(text) {
+                Some(host) => Ok(Some(host)),
+                None => Err(Resolved::sure(Resolution::NoRoute)),
+            },
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// One meaning in every view.
+    fn sure(&self, reading: Reading, host: Option<&str>) -> Resolved<'_> {
+        // Without a host nothing is free where hosts matter: it could be gated there.
+        let blind = host.is_none() && self.index.has_hosts();
+        Resolved::sure(match reading {
+            Reading::Route(route) => match self.routes.get(route as usize) {
+                Some(slot) if blind && is_free(&slot.entry) => Resolution::NoRoute,
+                Some(slot) => Resolution::Route(&slot.entry),
+                None => Resolution::NoRoute,
+            },
+            Reading::Closed => Resolution::Closed,
+            Reading::Walled => Resolution::NoRoute,
+            Reading::Nothing if blind => Resolution::NoRoute,
+            Reading::Nothing => match self.settings.unmatched {
+                Unmatched::Deny => Resolution::NoRoute,
+                Unmatched::Allow => Resolution::Unmatched,
+            },
+        })
+    }
+
+    /// The meaning of several views.
+    fn combine(
+        &self,
+        readings: &[Reading],
+        target: &Target<'_>,
+        class: AmbiguityClass,
+        host: Option<&str>,
+    ) -> Resolved<'_> {
+        let first = readings.first().copied().unwrap_or(Reading::Nothing);
+        if readings.iter().all(|reading| *reading == first) {
+            return self.sure(first, host);
+        }
+        let chosen = self.choose(readings, target.hides_structure());
+        let resolution = match chosen {
+            Some(reading) => self.sure(reading, host).resolution,
+            None => Resolution::Ambiguous,
+        };
+        Resolved {
+            resolution,
+            ambiguity: Some(class),
+        }
+    }
+
+    /// The one reading that may stand for views that differ; `None` when there is none.
+    fn choose(&self, readings: &[Reading], hides_structure: bool) -> Option<Reading> {
+        let (mut gated, mut free) = (None::<Reading>, None::<Reading>);
+        let (mut walled, mut unmatched) = (false, false);
+        for reading in readings {
+            match *reading {
+                Reading::Nothing => unmatched = true,
+                Reading::Walled => walled = true,
+                Reading::Route(route) if self.is_free_route(route) => {
+                    free = free.or(Some(*reading));
+                }
+                Reading::Route(_) | Reading::Closed => match gated {
+                    None => gated = Some(*reading),
+                    Some(first) if self.means_the_same(first, *reading) => {}
+                    Some(_) => return None,
+                },
+            }
+        }
+        let denied = unmatched && self.settings.unmatched == Unmatched::Deny;
+        if hides_structure && (gated.is_some() || walled || denied) {
+            return None;
+        }
+        gated.or_else(|| walled.then_some(Reading::Walled)).or(free)
+    }
+
+    fn is_free_route(&self, route: u32) -> bool {
+        self.routes
+            .get(route as usize)
+            .is_some_and(|slot| is_free(&slot.entry))
+    }
+
+    fn means_the_same(&self, left: Reading, right: Reading) -> bool {
+        match (left, right) {
+            (Reading::Route(left), Reading::Route(right)) => {
+                let entry = |route: u32| self.routes.get(route as usize).map(|slot| &slot.entry);
+                match (entry(left), entry(right)) {
+                    (Some(left), Some(right)) => costs_the_same(left, right),
+                    (None, _) | (_, None) => false,
+                }
+            }
+            (left, right) => left == right,
+        }
+    }
+}
+
+/// The routes of a pinned offer.
+struct Own<'t> {
+    table: &'t Table,
+    routes: &'t [u32],
+    index: &'t Option<Box<super::index::Index>>,
+}
+
+impl<'t> Own<'t> {
+    /// The route that a view selects, or the default: the first paid one.
+    fn read(&self, view: &str, host: Option<&str>) -> Option<&'t Arc<RouteEntry>> {
+        let selected = match self.index {
+            Some(index) => match index.read(view, host) {
+                Reading::Route(route) => self.slot(route),
+                Reading::Closed | Reading::Walled | Reading::Nothing => None,
+            },
+            None => self
+                .slots()
+                .filter(|slot| {
+                    slot.host.is_none() || host.is_none() || slot.host.as_deref() == host
+                })
+                .filter(|slot| slot.pattern.matches(view))
+                .max_by_key(|slot| slot.precedence),
+        };
+        selected
+            .or_else(|| self.slots().find(|slot| slot.entry.gate == Gate::Paid))
+            .map(|slot| &slot.entry)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &'t Slot> {
+        self.routes.iter().filter_map(|route| self.slot(*route))
+    }
+
+    fn slot(&self, route: u32) -> Option<&'t Slot> {
+        self.table.routes.get(route as usize)
+    }
+}
+
+impl<'t> Resolved<'t> {
+    const fn sure(resolution: Resolution<'t>) -> Self {
+        Self {
+            resolution,
+            ambiguity: None,
+        }
+    }
+}
+
+/// The mark of a route.
+pub(super) fn mark_of(entry: &RouteEntry, route: u32) -> MarkKind {
+    if is_free(entry) {
+        MarkKind::Free(route)
+    } else {
+        MarkKind::Gated(route)
+    }
+}
+
+/// Whether a route passes without payment. A broken or withdrawn free route does not.
+fn is_free(entry: &RouteEntry) -> bool {
+    entry.gate == Gate::Free && entry.state == RouteState::Live
+}
+
+/// Whether two gated routes ask for the same thing, so that either may stand for both.
+fn costs_the_same(left: &Arc<RouteEntry>, right: &Arc<RouteEntry>) -> bool {
+    let base = |entry: &RouteEntry| {
+        entry
+            .endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.base.clone())
+    };
+    Arc::ptr_eq(left, right)
+        || (left.gate == right.gate
+            && left.state == right.state
+            && left.settle == right.settle
+            && left.eoa_only == right.eoa_only
+            && left.upstream_auth == right.upstream_auth
+            && base(left) == base(right)
+            && left.requirements.len() == right.requirements.len()
+            && left
+                .requirements
+                .iter()
+                .zip(&right.requirements)
+                .all(|(l, r)| is_equal(l, r)))
+}
+
+fn is_equal(left: &Requirement, right: &Requirement) -> bool {
+    left.network == right.network
+        && left.asset == right.asset
+        && left.amount == right.amount
+        && left.pay_to == right.pay_to
+        && left.max_timeout_seconds == right.max_timeout_seconds
+        && left.upfront == right.upfront
+}

@@ -1,0 +1,240 @@
+//! The index of patterns: one step per segment, whatever the number of patterns.
+//!
+//! A node has its literal children in a hash map and its globs in a short list; the values of the
+//! patterns that end there are `u32`s whose meaning belongs to the caller. A look-up visits every
+//! match and leaves the choice to the visitor, because precedence depends on more than the pattern.
+//! It allocates nothing. A node with globs costs one try per glob, which only the owner of that
+//! subtree pays for: tenants cannot put a glob above their own subtree (O1).
+
+use crate::route::{Glob, Pattern, Segment, Tail};
+use std::collections::HashMap;
+
+/// Patterns and their values.
+#[derive(Debug)]
+pub(super) struct Trie {
+    nodes: Vec<Node>,
+    fold: bool,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    literals: HashMap<Box<str>, u32>,
+    globs: Vec<(Glob, u32)>,
+    exact: Option<Value>,
+    subtree: Option<Value>,
+    greedy: Option<Value>,
+}
+
+/// A value, stored so that `None` costs nothing.
+#[derive(Debug, Clone, Copy)]
+struct Value(std::num::NonZeroU32);
+
+impl Trie {
+    /// An empty trie that compares letters as they are.
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: vec![Node::default()],
+            fold: false,
+        }
+    }
+
+    /// An empty trie that ignores ASCII case; it is asked with lower-cased views.
+    pub(super) fn folded() -> Self {
+        Self {
+            nodes: vec![Node::default()],
+            fold: true,
+        }
+    }
+
+    /// Whether nothing was inserted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.len() == 1 && self.nodes.first().is_some_and(Node::is_bare)
+    }
+
+    /// Inserts a pattern, unless an equal one is there: then its value is returned and stays.
+    pub(super) fn insert(&mut self, pattern: &Pattern, value: u32) -> Option<u32> {
+        let mut at = 0;
+        for segment in pattern.segments() {
+            at = self.child(at, segment)?;
+        }
+        let node = self.nodes.get_mut(at as usize)?;
+        let slot = match pattern.tail() {
+            Tail::Exact => &mut node.exact,
+            Tail::Subtree => &mut node.subtree,
+            Tail::Greedy => &mut node.greedy,
+        };
+        match slot {
+            Some(there) => Some(there.get()),
+            None => {
+                *slot = Value::new(value);
+                None
+            }
+        }
+    }
+
+    /// Visits the value of every pattern that matches the view (as [`Pattern::matches`] says).
+    pub(super) fn find(&self, view: &str, visit: &mut impl FnMut(u32)) {
+        let path = view.strip_prefix('/').unwrap_or(view);
+        let (body, slash) = match path.strip_suffix('/') {
+            Some(body) => (body, true),
+            None => (path, false),
+        };
+        self.walk(0, (!path.is_empty()).then_some(body), slash, visit);
+    }
+
+    fn walk(&self, mut at: u32, mut rest: Option<&str>, slash: bool, visit: &mut impl FnMut(u32)) {
+        while let Some(node) = self.nodes.get(at as usize) {
+            if let Some(value) = node.subtree {
+                visit(value.get());
+            }
+            if let Some(value) = node.greedy
+                && (rest.is_some() || slash)
+            {
+                visit(value.get());
+            }
+            let Some(text) = rest else {
+                if let Some(value) = node.exact {
+                    visit(value.get());
+                }
+                return;
+            };
+            let (segment, after) = match text.split_once('/') {
+                Some((segment, after)) => (segment, Some(after)),
+                None => (text, None),
+            };
+            for (glob, child) in &node.globs {
+                let matches = if self.fold {
+                    Glob::matches_folded
+                } else {
+                    Glob::matches
+                };
+                if matches(glob, segment) {
+                    self.walk(*child, after, slash, visit);
+                }
+            }
+            let Some(child) = node.literals.get(segment) else {
+                return;
+            };
+            (at, rest) = (*child, after);
+        }
+    }
+
+    /// The child for a segment, made if missing.
+    fn child(&mut self, at: u32, segment: &Segment) -> Option<u32> {
+        let new = u32::try_from(self.nodes.len()).ok()?;
+        let node = self.nodes.get_mut(at as usize)?;
+        let child = match segment {
+            Segment::Literal(text) if self.fold => *node
+                .literals
+                .entry(text.to_ascii_lowercase().into())
+                .or_insert(new),
+            Segment::Literal(text) => match node.literals.get(text) {
+                Some(child) => *child,
+                None => *node.literals.entry(text.clone()).or_insert(new),
+            },
+            Segment::Glob(glob) => match node.globs.iter().find(|(there, _)| there == glob) {
+                Some((_, child)) => *child,
+                None => {
+                    node.globs.push((glob.clone(), new));
+                    new
+                }
+            },
+        };
+        if child == new {
+            self.nodes.push(Node::default());
+        }
+        Some(child)
+    }
+}
+
+impl Node {
+    fn is_bare(&self) -> bool {
+        self.exact.is_none() && self.subtree.is_none() && self.greedy.is_none()
+    }
+}
+
+impl Value {
+    fn new(value: u32) -> Option<Self> {
+        std::num::NonZeroU32::new(value.checked_add(1)?).map(Self)
+    }
+
+    const fn get(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found(trie: &Trie, view: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        trie.find(view, &mut |value| found.push(value));
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn pattern_text() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![
+            3 => Just("a"), 3 => Just("b"), 1 => Just("ab"), 1 => Just("*"), 1 => Just("a*"),
+            1 => Just("?"), 1 => Just("[ab]*"), 1 => Just("A"),
+        ];
+        (
+            prop::collection::vec(segment, 0..5),
+            prop_oneof![Just(""), Just("/*"), Just("/")],
+        )
+            .prop_map(|(segments, tail)| format!("/{}{tail}", segments.join("/")))
+    }
+
+    fn view() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![
+            4 => Just("a"), 4 => Just("b"), 1 => Just("ab"), 1 => Just("A"), 1 => Just(""),
+        ];
+        prop::collection::vec(segment, 0..6).prop_map(|segments| format!("/{}", segments.join("/")))
+    }
+
+    proptest! {
+        #[test]
+        fn the_trie_finds_what_a_linear_scan_finds(
+            texts in prop::collection::vec(pattern_text(), 0..24),
+            view in view(),
+        ) {
+            let mut trie = Trie::new();
+            let mut patterns = Vec::new();
+            for text in texts {
+                let Ok(pattern) = Pattern::parse(&text) else { continue };
+                let value = u32::try_from(patterns.len()).unwrap();
+                if trie.insert(&pattern, value).is_none() {
+                    patterns.push(pattern);
+                }
+            }
+            let scanned: Vec<u32> = (0..)
+                .zip(&patterns)
+                .filter(|(_, pattern)| pattern.matches(&view))
+                .map(|(value, _)| value)
+                .collect();
+            prop_assert_eq!(found(&trie, &view), scanned);
+        }
+    }
+
+    #[test]
+    fn an_equal_pattern_keeps_the_first_value() {
+        let mut trie = Trie::new();
+        assert!(trie.is_empty());
+        assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 7), None);
+        assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 8), Some(7));
+        assert_eq!(trie.insert(&Pattern::parse("/a").unwrap(), 9), None);
+        assert_eq!(found(&trie, "/a"), [7, 9]);
+        assert!(!trie.is_empty());
+    }
+
+    #[test]
+    fn a_folded_trie_ignores_the_case_of_its_patterns() {
+        let mut trie = Trie::folded();
+        trie.insert(&Pattern::parse("/Api/V[A-Z]*/x").unwrap(), 1);
+        assert_eq!(found(&trie, "/api/vq1/x"), [1]);
+        assert_eq!(found(&trie, "/api/v1/x"), Vec::<u32>::new());
+    }
+}
