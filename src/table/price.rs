@@ -128,8 +128,10 @@ impl<'a> Pricer<'a> {
             upstream_auth: None,
         };
         if let Some(declared) = route.route {
-            // `/verify` cannot see the upstream's answer: after acts as before.
             entry.settle = match declared.settle {
+                // M10: verifyOnly is `never` for every route of `/verify`.
+                Settle::Before | Settle::After if self.settings.verify_only => Settle::Never,
+                // `/verify` cannot see the upstream's answer: after acts as before.
                 Settle::Before | Settle::After => Settle::Before,
                 Settle::Never => Settle::Never,
             };

@@ -83,8 +83,10 @@ fn what_cannot_start_is_exit_1_and_says_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("bound");
     let serve = |args: &[&str]| {
-        let fixed = ["--config=pricing.yaml", "--admin-listen=127.0.0.1:0"];
-        let output = run(folder.path(), &[&fixed, args].concat());
+        let output = run(
+            folder.path(),
+            &[&["--admin-listen=127.0.0.1:0"], args].concat(),
+        );
         assert_eq!(
             output.status.code(),
             Some(1),
@@ -93,9 +95,13 @@ fn what_cannot_start_is_exit_1_and_says_what_to_do() {
         );
         text(&output.stderr)
     };
-    let busy = serve(&[&format!("--listen={taken}")]);
+    let busy = serve(&["--config=pricing.yaml", &format!("--listen={taken}")]);
     assert!(busy.contains(&taken.to_string()), "{busy}");
-    let unwritable = serve(&["--listen=127.0.0.1:0", "--ledger=sqlite:/proc/no/ledger.db"]);
+    let unwritable = serve(&[
+        "--config=pricing.yaml",
+        "--listen=127.0.0.1:0",
+        "--ledger=sqlite:/proc/no/ledger.db",
+    ]);
     assert!(unwritable.contains("--ledger"), "{unwritable}");
     assert!(unwritable.contains("memory"), "{unwritable}");
     let missing = serve(&["--listen=127.0.0.1:0", "--watch=false", "--config=no.yaml"]);
