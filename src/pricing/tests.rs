@@ -852,10 +852,17 @@ fn secret_files_are_read_and_never_repeated() {
 }
 
 #[test]
-fn r13_an_upstream_credential_is_never_repeated() {
+fn r13_credentials_are_never_repeated() {
     let document = route_with("price: '1'\nupstreamAuth: \"Bearer s3cret\\n\"");
     assert_eq!(only(&document).problems[0].code, "invalid_upstream_auth");
     assert!(!format!("{document:?}").contains("s3cret"));
+    let document = route_with("price: '1'\nfacilitatorURL: https://user:s3cret@f.example");
+    assert_eq!(only(&document).problems[0].code, "invalid_facilitator_url");
+    assert!(!format!("{document:?}").contains("s3cret"));
+    for key in ["facilitatorURL", "publicOrigin", "catalogURL"] {
+        let findings = refused(&format!("{key}: https://user:s3cret@f.example"));
+        assert!(!format!("{findings:?}").contains("s3cret"), "{key}");
+    }
     let document = route_with("price: '1'\nupstreamAuth: Bearer s3cret");
     assert!(!format!("{document:?}").contains("s3cret"));
 }
