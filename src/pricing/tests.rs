@@ -433,6 +433,8 @@ fn r3_a_broken_pattern_with_a_literal_prefix_closes_it() {
         ("/rpc/a?x=1", "/rpc/a?x=1"),
         ("/rpc//x/*", "/rpc//x/*"),
         ("/rpc/../x", "/rpc/../x"),
+        ("/rpc/%zz", "/rpc/%zz"),
+        ("/rpc/**", "/rpc/**"),
     ] {
         let text = format!(
             "wallet: '{WALLET}'\nfacilitatorURL: https://f.example\nroutes: [{{pattern: '{written}', price: '1'}}]"
