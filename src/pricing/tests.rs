@@ -920,23 +920,6 @@ fn a_large_document_is_read_in_time() {
     assert_eq!(document.findings, Vec::new());
 }
 
-#[test]
-#[ignore = "measured by hand: cargo test --release --lib measured -- --ignored --nocapture"]
-fn a_hundred_thousand_routes_are_measured() {
-    let mut text = format!("wallet: '{WALLET}'\nfacilitatorURL: https://f.example\nroutes:\n");
-    for index in 0..100_000 {
-        text.push_str(&format!(
-            "  - pattern: /services/app{index}/*\n    price: \"0.001\"\n    offerNamespace: n\n    offerName: app{index}\n"
-        ));
-    }
-    for _ in 0..3 {
-        let begin = Instant::now();
-        let document = document(&text);
-        println!("{} bytes: {:?}", text.len(), begin.elapsed());
-        assert_eq!(document.offers.len(), 100_000);
-    }
-}
-
 /// Text made of the pieces that documents are made of, so that much of it parses.
 fn document_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
