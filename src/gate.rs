@@ -3,7 +3,7 @@
 mod ports;
 
 pub use ports::{
-    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator,
-    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
+    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator, Fault,
+    FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
     VerifyReply,
 };
