@@ -35,8 +35,8 @@ use std::time::Duration;
 
 pub use payment::Plan;
 pub use ports::{
-    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator,
-    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
+    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator, Fault,
+    FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
     VerifyReply,
 };
 pub use settlement::{Gate, Request};

@@ -383,10 +383,23 @@ fn broken(pattern: &str) -> Option<&'static str> {
     if !body.is_empty() && segments.clone().any(|s| matches!(s, "" | "." | "..")) {
         return Some("contains an empty or dot segment, which no request keeps: remove it");
     }
+    if bad_escape(body) {
+        return Some("has a percent sign that begins no escape: write it as %25");
+    }
+    if globs && body.contains("**") && !body.contains(['\\', '[']) {
+        return Some("contains \"**\", which matches one segment: write \"/*\" at its end instead");
+    }
     if globs && segments.any(unclosed) {
         return Some("has an unclosed \"[\" or a trailing \"\\\": close it within its segment");
     }
     None
+}
+
+fn bad_escape(path: &str) -> bool {
+    path.split('%').skip(1).any(|after| {
+        let mut digits = after.bytes().take(2);
+        digits.len() < 2 || !digits.all(|b| b.is_ascii_hexdigit())
+    })
 }
 
 /// Whether a glob segment ends inside a class or an escape.

@@ -8,7 +8,7 @@
 //! unauthenticated, so only the routes of that facilitator close.
 
 use super::assets::{address, unknown_chain};
-use super::findings::{Findings, Place, quoted};
+use super::findings::{Findings, Place};
 use super::read::{Section, Text};
 use super::secrets::{self, HeadersFile};
 use super::urls::{self, Facilitator};
@@ -256,7 +256,7 @@ pub(super) fn facilitator(text: Text<'_>, findings: &mut Findings) -> Option<Arc
             text.error(
                 findings,
                 "invalid_facilitator_url",
-                format!("facilitatorURL is {}: {why}", quoted(text.text)),
+                format!("facilitatorURL is {}: {why}", urls::shown(text.text)),
             );
             None
         }
@@ -306,7 +306,7 @@ fn checked(
             text.error(
                 findings,
                 code,
-                format!("{key} is {}: {why}", quoted(text.text)),
+                format!("{key} is {}: {why}", urls::shown(text.text)),
             );
             None
         }

@@ -5,6 +5,7 @@
 //! clusters (compat 1.2). Texts are checked and given one spelling, because the base URL is the
 //! identity of a facilitator: one pool, one set of permits, one set of credentials.
 
+use super::findings::quoted;
 use http::Uri;
 use std::net::IpAddr;
 
@@ -60,6 +61,15 @@ pub(super) fn catalog(text: &str) -> Result<String, &'static str> {
             .map_err(|_not_a_path| "write an absolute URL or a path");
     }
     parse(text).map(|_| text.to_owned())
+}
+
+/// A URL as a message may repeat it: not with what may be a password (R13).
+pub(super) fn shown(text: &str) -> String {
+    if text.contains('@') {
+        "a text with \"@\"".to_owned()
+    } else {
+        quoted(text)
+    }
 }
 
 fn parse(text: &str) -> Result<Uri, &'static str> {

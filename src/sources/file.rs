@@ -464,8 +464,12 @@ fn digest(text: &str, files: &[PathBuf]) -> u64 {
     hasher.write(text.as_bytes());
     for file in files {
         let mut bytes = Vec::new();
-        let read = File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
-        hasher.write_u8(u8::from(read.is_ok()));
+        let regular = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
+        let read = regular
+            && File::open(file)
+                .and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+                .is_ok();
+        hasher.write_u8(u8::from(read));
         hasher.write_usize(bytes.len());
         hasher.write(&bytes);
     }

@@ -187,6 +187,31 @@ async fn a_half_written_file_never_becomes_a_table() {
     );
 }
 
+/// Fails when [`Eyes::confirm`] takes a look for true without asking the files again.
+#[test]
+fn what_was_read_counts_only_if_it_is_still_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("pricing.yaml");
+    let half = document(&["a"]);
+    fs::write(&path, &half).expect("written");
+    let mut eyes = Eyes::new(path.clone(), &Arc::new(Notify::new()));
+    let look = eyes.look().expect("something new");
+    assert!(
+        matches!(look.seen, Seen::New(..)),
+        "the half parses on its own"
+    );
+    let mut file = File::options().append(true).open(&path).expect("opened");
+    file.write_all(b"  - {pattern: /b, gate: free}\n")
+        .expect("written");
+    assert!(eyes.confirm(look).is_none(), "written on meanwhile");
+    let look = eyes.look().expect("still something new");
+    let Some(Seen::New(whole, _)) = eyes.confirm(look) else {
+        panic!("the whole document")
+    };
+    assert_eq!(whole.offers[0].routes.len(), 2);
+    assert!(eyes.look().is_none(), "nothing new");
+}
+
 #[tokio::test]
 async fn a_broken_file_is_told_once_and_the_repaired_one_again() {
     let mut source = Running::start(|directory| {
