@@ -19,26 +19,23 @@ use std::time::Duration;
 /// All records by path.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    records: HashMap<Key, Entry>,
+    /// By host, then by pattern text without a trailing slash; nested to be asked by reference.
+    records: HashMap<Option<String>, HashMap<String, Entry>>,
     /// Whether the ledger was read.
     pub(super) remembered: bool,
     /// Counts reconciliations; an entry that one did not touch is absent.
     round: u64,
-    changes: HashSet<Key>,
+    /// Counts changes of what is closed.
+    version: u64,
     removals: Vec<PathRecord>,
-}
-
-/// Host and pattern text without a trailing slash.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Key {
-    host: Option<String>,
-    pattern: String,
 }
 
 #[derive(Debug)]
 struct Entry {
     record: PathRecord,
     seen: u64,
+    /// Whether the ledger has yet to be told.
+    unsaved: bool,
 }
 
 /// One closed subtree or pattern, for the table and the report.
@@ -59,31 +56,53 @@ impl Known {
     /// where the ledger has nothing: its record is older and may reserve the path (O3).
     pub(super) fn remember(&mut self, paths: Vec<PathRecord>) {
         for record in paths {
-            let key = Key::of(&record);
-            self.changes.remove(&key);
-            let mut entry = Entry { record, seen: 0 };
-            if let Some(mine) = self.records.get(&key)
-                && mine.record.same_owner(&entry.record)
-            {
-                // The same offer: what this process saw last is newer.
-                if mine.record != entry.record {
-                    self.changes.insert(key.clone());
-                    entry.record = mine.record.clone();
-                }
+            let newer = self
+                .get_mut(&record)
+                .filter(|mine| mine.record.same_owner(&record));
+            match newer {
+                // The same owner: what this process saw last is newer.
+                Some(mine) => mine.unsaved = mine.record != record,
+                None => self.put(Entry {
+                    record,
+                    seen: 0,
+                    unsaved: false,
+                }),
             }
-            self.records.insert(key, entry);
         }
         self.remembered = true;
+        self.version += 1;
     }
 
     /// Whether the ledger remembers this very offer serving this pattern.
     pub(super) fn is_incumbent(&self, record: &PathRecord) -> bool {
         self.remembered
-            && self.records.get(&Key::of(record)).is_some_and(|entry| {
+            && self.get(record).is_some_and(|entry| {
                 entry.record.closed_at.is_none()
                     && entry.record.base == record.base
                     && entry.record.same_offer(record)
             })
+    }
+
+    /// A number that changes with what is closed.
+    pub(super) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn get(&self, record: &PathRecord) -> Option<&Entry> {
+        self.records.get(&record.host)?.get(place(record))
+    }
+
+    fn get_mut(&mut self, record: &PathRecord) -> Option<&mut Entry> {
+        self.records.get_mut(&record.host)?.get_mut(place(record))
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let patterns = self.records.entry(entry.record.host.clone()).or_default();
+        patterns.insert(place(&entry.record).to_owned(), entry);
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.records.values().flat_map(HashMap::values)
     }
 
     /// Closes the live records that no present offer declares any more.
@@ -94,10 +113,11 @@ impl Known {
     ) {
         self.round += 1;
         for record in declared {
-            if let Some(entry) = self.records.get_mut(&Key::of(record))
+            let round = self.round;
+            if let Some(entry) = self.get_mut(record)
                 && entry.record.same_offer(record)
             {
-                entry.seen = self.round;
+                entry.seen = round;
             }
         }
         self.close_unseen(now);
@@ -115,43 +135,38 @@ impl Known {
         self.round += 1;
         let round = self.round;
         for record in live {
-            let key = Key::of(record);
-            match self.records.get_mut(&key) {
+            if let Some(entry) = self.get_mut(record) {
                 // The first of two equal patterns is the one that is served.
-                Some(entry) if entry.seen == round => continue,
-                Some(entry) if entry.record == *record => {
+                if entry.seen == round {
+                    continue;
+                }
+                if entry.record == *record {
                     entry.seen = round;
                     continue;
                 }
-                Some(entry) => {
-                    if !entry.record.same_offer(record) {
-                        self.removals.push(entry.record.clone());
-                    }
-                    *entry = Entry {
-                        record: record.clone(),
-                        seen: round,
-                    };
+                let old = std::mem::replace(&mut entry.record, record.clone());
+                entry.seen = round;
+                entry.unsaved = true;
+                if !old.same_offer(record) {
+                    self.removals.push(old);
                 }
-                None => {
-                    let entry = Entry {
-                        record: record.clone(),
-                        seen: round,
-                    };
-                    self.records.insert(key.clone(), entry);
-                }
+                self.version += 1;
+            } else {
+                self.put(Entry {
+                    record: record.clone(),
+                    seen: round,
+                    unsaved: true,
+                });
             }
-            self.changes.insert(key);
         }
         for record in free {
-            let key = Key::of(record);
-            if self
-                .records
-                .get(&key)
-                .is_some_and(|entry| entry.seen != round && entry.record.same_owner(record))
-                && let Some(entry) = self.records.remove(&key)
-            {
-                self.changes.remove(&key);
-                self.removals.push(entry.record);
+            let outlived = self
+                .get(record)
+                .is_some_and(|entry| entry.seen != round && entry.record.same_owner(record));
+            if outlived && let Some(patterns) = self.records.get_mut(&record.host) {
+                self.removals
+                    .extend(patterns.remove(place(record)).map(|entry| entry.record));
+                self.version += 1;
             }
         }
         if complete {
@@ -160,10 +175,11 @@ impl Known {
     }
 
     fn close_unseen(&mut self, now: Timestamp) {
-        for (key, entry) in &mut self.records {
+        for entry in self.records.values_mut().flat_map(HashMap::values_mut) {
             if entry.record.closed_at.is_none() && entry.seen != self.round {
                 entry.record.closed_at = Some(now);
-                self.changes.insert(key.clone());
+                entry.unsaved = true;
+                self.version += 1;
             }
         }
     }
@@ -173,8 +189,7 @@ impl Known {
     /// closed at the epoch: it reserves nothing and never ends. What lies outside stays.
     pub(super) fn enforce_cap(&mut self, cap: usize, managed: &[(String, Pattern)]) {
         let mut by_namespace: HashMap<&str, Vec<(Timestamp, &str)>> = HashMap::new();
-        for entry in self.records.values() {
-            let record = &entry.record;
+        for Entry { record, .. } in self.entries() {
             if let Some(closed_at) = record.closed_at
                 && !record.uid.is_empty()
             {
@@ -213,30 +228,29 @@ impl Known {
         if drops.is_empty() {
             return;
         }
-        let (changes, removals) = (&mut self.changes, &mut self.removals);
-        self.records.retain(|key, Entry { record, .. }| {
-            let place = (record.namespace.clone(), record.base.clone());
-            let goes =
-                record.closed_at.is_some() && !record.uid.is_empty() && drops.contains_key(&place);
-            if goes {
-                changes.remove(key);
-                removals.push(record.clone());
-            }
-            !goes
-        });
-        for wall in drops.into_values() {
-            let key = Key::of(&wall);
-            if !self.records.contains_key(&key) {
-                self.records.insert(
-                    key.clone(),
-                    Entry {
-                        record: wall,
-                        seen: 0,
-                    },
-                );
-                self.changes.insert(key);
+        let removals = &mut self.removals;
+        for patterns in self.records.values_mut() {
+            patterns.retain(|_, Entry { record, .. }| {
+                let place = (record.namespace.clone(), record.base.clone());
+                let goes = record.closed_at.is_some()
+                    && !record.uid.is_empty()
+                    && drops.contains_key(&place);
+                if goes {
+                    removals.push(record.clone());
+                }
+                !goes
+            });
+        }
+        for record in drops.into_values() {
+            if self.get(&record).is_none() {
+                self.put(Entry {
+                    record,
+                    seen: 0,
+                    unsaved: true,
+                });
             }
         }
+        self.version += 1;
     }
 
     /// Everything closed, in a stable order. An offer that is gone (`present` does not hold its UID)
@@ -244,7 +258,7 @@ impl Known {
     pub(super) fn closures(&self, retention: Duration, present: &HashSet<&str>) -> Vec<Closure> {
         let mut closures: Vec<Closure> = Vec::new();
         let mut bases = HashSet::new();
-        for Entry { record, .. } in self.records.values() {
+        for Entry { record, .. } in self.entries() {
             let Some(closed_at) = record.closed_at else {
                 continue;
             };
@@ -283,12 +297,13 @@ impl Known {
         if !self.remembered {
             return (Vec::new(), Vec::new());
         }
-        let mut keys: Vec<Key> = self.changes.drain().collect();
-        keys.sort_unstable();
-        let changes = keys
-            .into_iter()
-            .filter_map(|key| self.records.get(&key).map(|entry| entry.record.clone()))
-            .collect();
+        let mut changes = Vec::new();
+        for entry in self.records.values_mut().flat_map(HashMap::values_mut) {
+            if std::mem::take(&mut entry.unsaved) {
+                changes.push(entry.record.clone());
+            }
+        }
+        changes.sort_unstable();
         (changes, std::mem::take(&mut self.removals))
     }
 }
@@ -299,14 +314,11 @@ impl Closure {
     }
 }
 
-impl Key {
-    fn of(record: &PathRecord) -> Self {
-        let trimmed = record.pattern.trim_end_matches('/');
-        let pattern = if trimmed.is_empty() { "/" } else { trimmed };
-        Self {
-            host: record.host.clone(),
-            pattern: pattern.to_owned(),
-        }
+/// The place of a record among those of its host: its pattern without a trailing slash.
+fn place(record: &PathRecord) -> &str {
+    match record.pattern.trim_end_matches('/') {
+        "" => "/",
+        trimmed => trimmed,
     }
 }
 

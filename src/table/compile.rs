@@ -60,6 +60,7 @@ pub(super) fn compile(inputs: &Inputs<'_>, known: &mut Known) -> Table {
         .iter()
         .filter_map(|prepared| prepared.offer.uid.as_deref())
         .collect();
+    let version = known.version();
     let reserving = known.closures(retention, &present);
     let verdicts = decide(inputs, &prepared, &reserving, known);
     let accepted = || {
@@ -78,22 +79,21 @@ pub(super) fn compile(inputs: &Inputs<'_>, known: &mut Known) -> Table {
         inputs.settings.closed_paths_per_namespace,
         &managed(inputs.settings),
     );
-    let closures = known.closures(retention, &present);
+    let closures = if known.version() == version {
+        reserving
+    } else {
+        known.closures(retention, &present)
+    };
     let mut build = Build::new(inputs);
-    for (prepared, verdict) in prepared.iter().zip(&verdicts) {
+    let mut bases = Vec::new();
+    for (prepared, verdict) in prepared.into_iter().zip(&verdicts) {
         match verdict {
-            None => build.admit(prepared),
-            Some(rejection) => build.reject(prepared, rejection),
+            None => bases.extend(build.admit(prepared)),
+            Some(rejection) => build.reject(&prepared, rejection),
         }
     }
     build.close(&closures);
-    let bases = accepted().filter_map(|(prepared, _)| {
-        prepared
-            .base
-            .as_ref()
-            .map(|base| (prepared.offer.hostname.as_deref(), base))
-    });
-    build.wall(bases);
+    build.wall(bases.iter().map(|(host, base)| (host.as_deref(), base)));
     build.finish()
 }
 
@@ -198,11 +198,22 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn admit(&mut self, prepared: &Prepared<'a>) {
-        let offer = prepared.offer;
+    /// Takes an offer into the table; what is left of it is its base path.
+    fn admit(&mut self, prepared: Prepared<'a>) -> Option<(Option<Arc<str>>, Pattern)> {
+        let Prepared {
+            source,
+            offer,
+            entry: identity,
+            base,
+            routes,
+            ..
+        } = prepared;
+        let host = offer.hostname.as_deref();
         let first = self.slots.len();
-        for route in &prepared.routes {
-            let (entry, trouble) = self.pricer.entry(prepared, route);
+        for route in routes {
+            let order = self.slots.len();
+            let place = u32::try_from(order).ok()?;
+            let (entry, trouble) = self.pricer.entry(offer, &identity, &route);
             if let RouteState::Draining { until } = entry.state {
                 self.due(until);
             }
@@ -212,12 +223,8 @@ impl<'a> Build<'a> {
                 }
                 Some(_) | None => Vec::new(),
             };
-            let mut row = RouteReport::served(prepared, route, &entry, trouble, accepts);
-            let Ok(place) = u32::try_from(self.slots.len()) else {
-                return;
-            };
-            let host = offer.hostname.as_deref();
-            let order = self.slots.len();
+            let mut row = RouteReport::new(source, offer, &identity, &route);
+            row.serve(&entry, trouble, accepts);
             let mark = mark_of(&entry, place);
             if self
                 .index
@@ -230,17 +237,17 @@ impl<'a> Build<'a> {
             self.slots.push(Slot {
                 entry: Arc::new(entry),
                 precedence: Precedence::new(host.is_some(), &route.pattern, order),
-                pattern: route.pattern.clone(),
+                pattern: route.pattern,
                 host: offer.hostname.clone(),
             });
         }
-        self.pin(prepared, first);
+        self.pin(offer, first);
+        base.map(|base| (offer.hostname.clone(), base))
     }
 
     /// Makes the offer reachable by its names. The operator's come first and keep them; two offers of
     /// one owner and name (one per host) are one pin.
-    fn pin(&mut self, prepared: &Prepared<'_>, first: usize) {
-        let offer = prepared.offer;
+    fn pin(&mut self, offer: &Offer, first: usize) {
         if offer.name.is_empty() || offer.namespace.is_empty() {
             return;
         }
@@ -265,9 +272,12 @@ impl<'a> Build<'a> {
     }
 
     fn reject(&mut self, prepared: &Prepared<'a>, rejection: &Rejection) {
-        let rows = prepared.routes.iter();
-        self.rows
-            .extend(rows.map(|route| RouteReport::rejected(prepared, route, rejection)));
+        for route in &prepared.routes {
+            let identity = &prepared.entry;
+            let mut row = RouteReport::new(prepared.source, prepared.offer, identity, route);
+            row.reject(rejection);
+            self.rows.push(row);
+        }
     }
 
     fn close(&mut self, closures: &[Closure]) {

@@ -210,21 +210,21 @@ impl<'a> Owners<'a> {
     }
 
     fn hold(&mut self, holding: &Holding<'_>, tree: impl FnOnce(&mut Domain) -> &mut Tree) {
-        let (id, segments, exact) = match holding.holder {
+        let pattern = holding.pattern;
+        match holding.holder {
             Holder::Operator => {
-                let segments = holding.pattern.segments().iter().map(Step::of).collect();
-                (OPERATOR, segments, holding.pattern.tail() == Tail::Exact)
+                let folded: Vec<Option<String>> = pattern.segments().iter().map(folded).collect();
+                let steps = pattern.segments().iter().zip(&folded).map(Step::of);
+                let exact = pattern.tail() == Tail::Exact;
+                tree(self.domain(holding.hostname)).insert(steps, exact, OPERATOR);
             }
             Holder::Namespace(namespace) => {
-                let segments = claim_of(holding.pattern)
-                    .into_iter()
-                    .map(Step::Literal)
-                    .collect();
-                (self.id(namespace), segments, false)
+                let id = self.id(namespace);
+                let claim = claim_of(pattern);
+                let steps = claim.iter().map(|segment| Step::Literal(segment));
+                tree(self.domain(holding.hostname)).insert(steps, false, id);
             }
-        };
-        let segments: Vec<Step> = segments;
-        tree(self.domain(holding.hostname)).insert(&segments, exact, id);
+        }
     }
 
     /// Admits an offer with all its claims, or none.
@@ -244,8 +244,11 @@ impl<'a> Owners<'a> {
         }
         let live = &mut self.domain(hostname).live;
         for claim in &candidate.claims {
-            let steps: Vec<Step> = claim.segments.iter().cloned().map(Step::Literal).collect();
-            live.insert(&steps, false, id);
+            live.insert(
+                claim.segments.iter().map(|segment| Step::Literal(segment)),
+                false,
+                id,
+            );
         }
         Ok(())
     }
@@ -320,20 +323,29 @@ fn is_reserved(segments: &[String], base: Option<&[String]>) -> bool {
 }
 
 /// One segment of what is held.
-#[derive(Debug, Clone)]
-enum Step {
-    Literal(String),
-    Glob(Glob),
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    Literal(&'a str),
+    Glob(&'a Glob),
     /// A literal that a lenient upstream reads as nothing at all (`;x`).
     Any,
 }
 
-impl Step {
-    fn of(segment: &Segment) -> Self {
-        match segment {
-            Segment::Literal(text) => fold(text).map_or(Self::Any, Self::Literal),
-            Segment::Glob(glob) => Self::Glob(glob.clone()),
+impl<'a> Step<'a> {
+    fn of((segment, folded): (&'a Segment, &'a Option<String>)) -> Self {
+        match (segment, folded) {
+            (Segment::Glob(glob), _) => Self::Glob(glob),
+            (Segment::Literal(_), Some(text)) => Self::Literal(text),
+            (Segment::Literal(_), None) => Self::Any,
         }
+    }
+}
+
+/// The folded text of a literal segment.
+fn folded(segment: &Segment) -> Option<String> {
+    match segment {
+        Segment::Literal(text) => fold(text),
+        Segment::Glob(_) => None,
     }
 }
 
@@ -392,7 +404,7 @@ impl Default for Tree {
 }
 
 impl Tree {
-    fn insert(&mut self, steps: &[Step], exact: bool, id: u32) {
+    fn insert<'s>(&mut self, steps: impl Iterator<Item = Step<'s>>, exact: bool, id: u32) {
         let mut at = 0_u32;
         for step in steps {
             let new = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
@@ -401,9 +413,9 @@ impl Tree {
             };
             node.below.add(id);
             at = match step {
-                Step::Literal(text) => match node.literals.get(text.as_str()) {
+                Step::Literal(text) => match node.literals.get(text) {
                     Some(child) => *child,
-                    None => *node.literals.entry(text.as_str().into()).or_insert(new),
+                    None => *node.literals.entry(text.into()).or_insert(new),
                 },
                 Step::Glob(glob) => node.glob_child(Some(glob), new),
                 Step::Any => node.glob_child(None, new),

@@ -4,7 +4,7 @@
 //! rendered price of routes with equal terms, the texts of chains and addresses. Counters are taken
 //! over from the previous table, so that a reload neither loses a count nor leaves a ghost (R7).
 
-use super::prepare::{Prepared, PreparedRoute, Trouble};
+use super::prepare::{PreparedRoute, Trouble};
 use super::{AcceptReport, OfferEntry, RouteEntry, RouteState};
 use crate::metrics::{OfferCounters, OfferLabels};
 use crate::money::{Amount, Network, TransferMethod};
@@ -107,14 +107,14 @@ impl<'a> Pricer<'a> {
     /// One route as the gate sees it, and what is wrong with it.
     pub(super) fn entry(
         &mut self,
-        prepared: &Prepared<'a>,
+        offer: &Offer,
+        identity: &Arc<OfferEntry>,
         route: &PreparedRoute<'a>,
     ) -> (RouteEntry, Option<Trouble>) {
-        let offer = prepared.offer;
         let mut trouble = route.trouble.clone();
         let mut entry = RouteEntry {
             key: key(offer, &route.text),
-            offer: prepared.entry.clone(),
+            offer: identity.clone(),
             pattern: route.text.clone(),
             state: RouteState::Live,
             gate: route.gate,

@@ -3,9 +3,9 @@
 use super::OfferEntry;
 use super::closed::Closure;
 use super::owners::Rejection;
-use super::prepare::{Prepared, PreparedRoute, Trouble};
+use super::prepare::{PreparedRoute, Trouble};
 use super::{RouteEntry, RouteState};
-use crate::offer::{Gate, Owner, Settle};
+use crate::offer::{Gate, Offer, Owner, Settle};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -95,46 +95,56 @@ pub struct AcceptReport {
 }
 
 impl RouteReport {
-    /// The row of a route that is in the table.
-    pub(super) fn served(
-        prepared: &Prepared<'_>,
+    /// The row of a route as its offer declares it.
+    pub(super) fn new(
+        source: &'static str,
+        offer: &Offer,
+        identity: &Arc<OfferEntry>,
         route: &PreparedRoute<'_>,
+    ) -> Self {
+        Self {
+            pattern: route.text.clone(),
+            host: offer.hostname.clone(),
+            source,
+            offer: identity.clone(),
+            offer_generation: offer.generation,
+            owner: offer.owner.clone(),
+            state: ReportedState::Live,
+            gate: route.gate,
+            settle: route.route.map_or(Settle::Before, |route| route.settle),
+            accepts: Vec::new(),
+            reason: None,
+            detail: None,
+            closed_until: None,
+        }
+    }
+
+    /// The route is in the table.
+    pub(super) fn serve(
+        &mut self,
         entry: &RouteEntry,
         trouble: Option<Trouble>,
         accepts: Vec<AcceptReport>,
-    ) -> Self {
-        let state = match entry.state {
+    ) {
+        self.state = match entry.state {
             RouteState::Live => ReportedState::Live,
             RouteState::Draining { .. } => ReportedState::Draining,
             RouteState::Misconfigured => ReportedState::Misconfigured,
             RouteState::Withdrawn => ReportedState::Closed,
         };
-        let (reason, detail) = match trouble {
-            Some(trouble) => (Some(trouble.code), Some(trouble.detail)),
-            None => (None, None),
-        };
-        Self {
-            state,
-            settle: entry.settle,
-            accepts,
-            reason,
-            detail,
-            ..Self::blank(prepared, route)
+        self.settle = entry.settle;
+        self.accepts = accepts;
+        if let Some(trouble) = trouble {
+            self.reason = Some(trouble.code);
+            self.detail = Some(trouble.detail);
         }
     }
 
-    /// The row of a route whose offer lost its paths; it harms nobody.
-    pub(super) fn rejected(
-        prepared: &Prepared<'_>,
-        route: &PreparedRoute<'_>,
-        rejection: &Rejection,
-    ) -> Self {
-        Self {
-            state: ReportedState::Conflict,
-            reason: Some(rejection.code),
-            detail: Some(rejection.detail.clone()),
-            ..Self::blank(prepared, route)
-        }
+    /// The offer lost its paths; it harms nobody.
+    pub(super) fn reject(&mut self, rejection: &Rejection) {
+        self.state = ReportedState::Conflict;
+        self.reason = Some(rejection.code);
+        self.detail = Some(rejection.detail.clone());
     }
 
     /// The row of a closed path.
@@ -185,25 +195,6 @@ impl RouteReport {
                 "the same pattern is declared earlier and answers instead: remove one of them"
                     .to_owned(),
             );
-        }
-    }
-
-    fn blank(prepared: &Prepared<'_>, route: &PreparedRoute<'_>) -> Self {
-        let offer = prepared.offer;
-        Self {
-            pattern: route.text.clone(),
-            host: offer.hostname.clone(),
-            source: prepared.source,
-            offer: prepared.entry.clone(),
-            offer_generation: offer.generation,
-            owner: offer.owner.clone(),
-            state: ReportedState::Live,
-            gate: route.gate,
-            settle: route.route.map_or(Settle::Before, |route| route.settle),
-            accepts: Vec::new(),
-            reason: None,
-            detail: None,
-            closed_until: None,
         }
     }
 }

@@ -5,7 +5,6 @@ use super::*;
 use crate::offer::{Phase, Route};
 use crate::pricing::{PathOwner, Unmatched};
 use proptest::prelude::*;
-use std::time::Duration;
 
 mod owners;
 mod targets;
@@ -627,7 +626,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     /// R1, R4: the property of the issue.
     #[test]
