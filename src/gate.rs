@@ -35,8 +35,8 @@ use std::time::Duration;
 
 pub use payment::Plan;
 pub use ports::{
-    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator, Fault,
-    FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
+    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator,
+    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
     VerifyReply,
 };
 pub use settlement::{Gate, Request};
@@ -127,6 +127,10 @@ pub struct FreePass {
 ///     upstream_auth: None, settled: x402_verifier::gate::Settled::Never, _made_by_the_gate: () };
 /// ```
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "the attribute would still let the rest of this crate make one"
+)]
 pub struct Permit {
     /// Who paid.
     pub payer: Address,

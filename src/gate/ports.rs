@@ -311,8 +311,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Applies expired leases, prunes final rows past `validBefore` plus a margin into the totals,
     /// and counts what is open.
-    fn upkeep(&self, now: Timestamp)
-    -> impl Future<Output = Result<Upkeep, LedgerError>> + Send;
+    fn upkeep(&self, now: Timestamp) -> impl Future<Output = Result<Upkeep, LedgerError>> + Send;
 
     /// Totals per offer and asset.
     fn totals(&self) -> impl Future<Output = Result<Vec<Total>, LedgerError>> + Send;
@@ -354,6 +353,10 @@ impl ClaimKey {
 
 impl std::fmt::Debug for ClaimKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ClaimKey(eip155:{} {} nonce {})", self.chain_id, self.payer, self.nonce)
+        write!(
+            f,
+            "ClaimKey(eip155:{} {} nonce {})",
+            self.chain_id, self.payer, self.nonce
+        )
     }
 }

@@ -15,6 +15,8 @@ mod cli;
 #[cfg(test)]
 mod facilitator;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod harness;
