@@ -337,10 +337,10 @@ impl Steps {
             Ok(None) => self.answer(outcome, table).await,
             Err(error) => {
                 self.say("payment", &format!("cannot be read: {error}"));
-                let detail = error.to_string();
-                let reason = gate::Reason::InvalidPaymentHeader;
-                let refusal = gate::Refusal::with_detail(reason, detail);
-                self.answer(Outcome::Refused(refusal), table).await
+                let refused = unpaid.route.map_or(outcome, |route| {
+                    gate::refuse_header(table, route, facts, &error)
+                });
+                self.answer(refused, table).await
             }
             Ok(Some(payment)) => {
                 self.say(

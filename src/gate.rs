@@ -25,7 +25,7 @@ mod verdict;
 use crate::metrics::{FailureReason, Label, OutcomeLabel};
 use crate::route::AmbiguityClass;
 use crate::table::{self, Resolution, RouteEntry, RouteState};
-use crate::x402::{Challenge, Failure, Payment, Receipt};
+use crate::x402::{Challenge, Failure, Payment, PaymentHeaderError, Receipt};
 use alloy_primitives::Address;
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -349,6 +349,23 @@ fn decide_route(
             }
         },
     }
+}
+
+/// A payment header that is no payment: 400 with a fresh challenge.
+#[must_use]
+pub fn refuse_header(
+    table: &Table,
+    route: &RouteEntry,
+    facts: &Facts<'_>,
+    error: &PaymentHeaderError,
+) -> Outcome {
+    let refused = payment::Refused {
+        reason: Reason::InvalidPaymentHeader,
+        detail: Some(error.to_string()),
+        hint: Some(error.hint().to_owned()),
+        option: 0,
+    };
+    refuse_payment(route, &facts.resource_url(table), &refused)
 }
 
 /// A payment refused with a fresh challenge; 503 when the route cannot be challenged any more.

@@ -183,14 +183,8 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             Ok(Some(payment)) => payment,
             Ok(None) => return (unpayable(), 0),
             Err(error) => {
-                let refused = Refused {
-                    reason: Reason::InvalidPaymentHeader,
-                    detail: Some(error.to_string()),
-                    hint: Some(error.hint().to_owned()),
-                    option: 0,
-                };
-                let url = request.facts.resource_url(table);
-                return (super::refuse_payment(route, &url, &refused), 0);
+                let refused = super::refuse_header(table, route, &request.facts, &error);
+                return (refused, 0);
             }
         };
         let Decision {

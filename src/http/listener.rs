@@ -31,7 +31,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -374,6 +374,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 fn too_many_headers() -> Response {
     refusal(
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "too_many_headers",
         r#"{"error":"The request has too many headers.","reason":"too_many_headers","hint":"Send at most 100.","retriable":false}"#,
     )
 }
@@ -392,11 +393,17 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     );
     refusal(
         StatusCode::INTERNAL_SERVER_ERROR,
+        "internal_error",
         r#"{"error":"The verifier failed while handling this request.","reason":"internal_error","retriable":false}"#,
     )
 }
 
-fn refusal(status: StatusCode, body: &'static str) -> Response {
+fn refusal(status: StatusCode, reason: &'static str, body: &'static str) -> Response {
     let json = HeaderValue::from_static("application/json");
-    (status, [(header::CONTENT_TYPE, json)], body).into_response()
+    let reason = HeaderValue::from_static(reason);
+    let headers = [
+        (header::CONTENT_TYPE, json),
+        (HeaderName::from_static("x-payment-error"), reason),
+    ];
+    (status, headers, body).into_response()
 }

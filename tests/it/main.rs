@@ -13,9 +13,9 @@ mod chaos;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
-mod facilitator;
-#[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod facilitator;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
