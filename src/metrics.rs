@@ -266,8 +266,7 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl BuildInfo {
-    /// This build. The build passes `X402_BUILD_COMMIT`, `X402_BUILD_DATE` and `X402_BUILD_RUSTC`
-    /// in its environment.
+    /// This build, as `build.rs` found it.
     pub const CURRENT: Self = Self {
         version: env!("CARGO_PKG_VERSION"),
         commit: or_unknown(option_env!("X402_BUILD_COMMIT")),
