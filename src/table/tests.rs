@@ -208,6 +208,17 @@ fn r4_a_pattern_that_comes_back_is_open_again() {
 }
 
 #[test]
+fn r4_a_pattern_spelled_with_a_trailing_slash_is_the_same_path() {
+    let mut world = World::new(Unmatched::Allow);
+    world.remember(Vec::new());
+    world.file(vec![file(vec![paid("/paid")])]);
+    let applied = world.file(vec![file(vec![paid("/paid/")])]);
+    assert_eq!(applied.path_changes[0].pattern, "/paid/");
+    assert_eq!(applied.path_removals[0].pattern, "/paid");
+    assert_eq!(world.ask("/paid"), "paid /paid/");
+}
+
+#[test]
 fn r4_a_removal_while_the_process_was_down_is_noticed() {
     let mut first = World::new(Unmatched::Allow);
     first.remember(Vec::new());
