@@ -56,13 +56,15 @@ impl Known {
     /// where the ledger has nothing: its record is older and may reserve the path (O3).
     pub(super) fn remember(&mut self, paths: Vec<PathRecord>) {
         for record in paths {
-            let newer = self
-                .get_mut(&record)
-                .filter(|mine| mine.record.same_owner(&record));
-            match newer {
+            match self.get_mut(&record) {
                 // The same owner: what this process saw last is newer.
-                Some(mine) => mine.unsaved = mine.record != record,
-                None => self.put(Entry {
+                Some(mine) if mine.record.same_owner(&record) => {
+                    mine.unsaved = mine.record != record;
+                    if !mine.record.same_offer(&record) {
+                        self.removals.push(record);
+                    }
+                }
+                Some(_) | None => self.put(Entry {
                     record,
                     seen: 0,
                     unsaved: false,
@@ -147,7 +149,7 @@ impl Known {
                 let old = std::mem::replace(&mut entry.record, record.clone());
                 entry.seen = round;
                 entry.unsaved = true;
-                if !old.same_offer(record) {
+                if !old.same_offer(record) || old.pattern != record.pattern {
                     self.removals.push(old);
                 }
                 self.version += 1;
@@ -229,12 +231,18 @@ impl Known {
             return;
         }
         let removals = &mut self.removals;
+        // A pattern outside its offer's base path may lie outside the wall: it stays.
+        let is_walled = |record: &PathRecord| {
+            let prefix = literal_prefix(&record.pattern);
+            managed.iter().any(|(_, subtree)| subtree.matches(&prefix))
+        };
         for patterns in self.records.values_mut() {
             patterns.retain(|_, Entry { record, .. }| {
                 let place = (record.namespace.clone(), record.base.clone());
                 let goes = record.closed_at.is_some()
                     && !record.uid.is_empty()
-                    && drops.contains_key(&place);
+                    && drops.contains_key(&place)
+                    && is_walled(record);
                 if goes {
                     removals.push(record.clone());
                 }

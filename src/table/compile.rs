@@ -84,7 +84,8 @@ pub(super) fn compile(inputs: &Inputs<'_>, known: &mut Known) -> Table {
     } else {
         known.closures(retention, &present)
     };
-    let mut build = Build::new(inputs);
+    let routes = prepared.iter().map(|prepared| prepared.routes.len()).sum();
+    let mut build = Build::new(inputs, routes);
     let mut bases = Vec::new();
     for (prepared, verdict) in prepared.into_iter().zip(&verdicts) {
         match verdict {
@@ -179,7 +180,7 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    fn new(inputs: &'a Inputs<'a>) -> Self {
+    fn new(inputs: &'a Inputs<'a>, routes: usize) -> Self {
         let pricer = Pricer::new(
             inputs.settings,
             &inputs.previous.endpoints,
@@ -190,10 +191,10 @@ impl<'a> Build<'a> {
         Self {
             inputs,
             pricer,
-            slots: Vec::new(),
+            slots: Vec::with_capacity(routes),
             index: Index::new(),
             pins: Pins::new(),
-            rows: Vec::new(),
+            rows: Vec::with_capacity(routes),
             next_tick: None,
         }
     }

@@ -4,6 +4,7 @@ use super::fixtures::*;
 use super::*;
 use crate::offer::{Phase, Route};
 use crate::pricing::{PathOwner, Unmatched};
+use crate::route::Pattern;
 use proptest::prelude::*;
 
 mod owners;
@@ -205,6 +206,17 @@ fn r4_a_pattern_that_comes_back_is_open_again() {
         "made free on purpose by its owner"
     );
     assert_eq!(world.ask("/paid/x"), "free /paid/*");
+}
+
+#[test]
+fn r4_a_pattern_spelled_with_a_trailing_slash_is_the_same_path() {
+    let mut world = World::new(Unmatched::Allow);
+    world.remember(Vec::new());
+    world.file(vec![file(vec![paid("/paid")])]);
+    let applied = world.file(vec![file(vec![paid("/paid/")])]);
+    assert_eq!(applied.path_changes[0].pattern, "/paid/");
+    assert_eq!(applied.path_removals[0].pattern, "/paid");
+    assert_eq!(world.ask("/paid"), "paid /paid/");
 }
 
 #[test]
@@ -650,6 +662,33 @@ proptest! {
             }
             world.tick(2 * DAY);
         }
+    }
+
+    /// The trie and its packed precedence against a scan that sorts.
+    #[test]
+    fn a_plain_target_gets_what_a_linear_scan_would_choose(
+        segments in prop::collection::vec(
+            prop::collection::vec(
+                prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("*"), 1 => Just("a*"), 1 => Just("?b*")],
+                0..4,
+            ),
+            1..12,
+        ),
+        path in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab"), Just("abc")], 0..5),
+    ) {
+        let texts: Vec<String> = segments.iter().map(|parts| format!("/{}", parts.join("/"))).collect();
+        let path = format!("/{}", path.join("/"));
+        let mut world = World::new(Unmatched::Deny);
+        world.settings.managed_prefixes.clear();
+        world.file(vec![file(texts.iter().map(|text| paid(text)).collect())]);
+        let chosen = texts
+            .iter()
+            .enumerate()
+            .filter_map(|(order, text)| Some((Pattern::parse(text).ok()?, order, text)))
+            .filter(|(pattern, ..)| pattern.matches(&path))
+            .max_by_key(|(pattern, order, _)| (pattern.specificity(), std::cmp::Reverse(*order)));
+        let expected = chosen.map_or("no route".to_owned(), |(.., text)| format!("paid {text}"));
+        prop_assert_eq!(world.ask(&path), expected);
     }
 
     #[test]

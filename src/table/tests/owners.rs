@@ -358,7 +358,8 @@ fn o5_past_its_cap_a_namespace_closes_its_managed_prefix_and_opens_nothing() {
             round,
             &format!("/services/x{round}"),
         )]);
-        let outside = offer("a", &format!("y{round}"), round, &format!("/out/y{round}"));
+        let mut outside = offer("a", &format!("y{round}"), round, &format!("/out/y{round}"));
+        outside.routes.push(paid(&format!("/services/in/y{round}")));
         world.kube(vec![outside]);
     }
     world.now = at(10);
