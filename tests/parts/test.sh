@@ -7,6 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 phase=tests/parts/phase.sh
 tools=${X402_TOOLS_DIR:-$HOME/.cache/x402-verifier-tools}
 started=$SECONDS
+if [[ ${X402_SOAK:-} == 1 ]]; then
+  export PROPTEST_CASES=${PROPTEST_CASES:-5000}
+fi
 
 "$phase" tools tests/parts/tools.sh
 tests/parts/check.sh
