@@ -12,6 +12,8 @@ use crate::http::respond::respond;
 use crate::pricing::{self, Document, Finding, Severity, Unusable};
 use crate::table::{ReportedState, Table, TableWriter, Update};
 use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
@@ -371,6 +373,12 @@ impl Steps {
         for (name, value) in &head.headers {
             let value = String::from_utf8_lossy(value.as_bytes());
             self.line(format_args!("    {name}: {value}"));
+            // The one header that nobody reads as it stands.
+            if let (true, Ok(json)) = (name == PAYMENT_REQUIRED, STANDARD.decode(value.as_bytes()))
+            {
+                let json = String::from_utf8_lossy(&json).into_owned();
+                self.line(format_args!("    {name}, decoded: {json}"));
+            }
         }
         let body = Limited::new(body, BODY_LIMIT).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("the body cannot be read: {error}"))?;
@@ -388,6 +396,9 @@ fn add_line(text: &mut String, what: fmt::Arguments<'_>) {
         text.push('\n');
     }
 }
+
+/// Header of a challenge.
+const PAYMENT_REQUIRED: &str = "payment-required";
 
 /// Challenges are a few kilobytes.
 const BODY_LIMIT: usize = 1 << 20;

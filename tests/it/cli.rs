@@ -172,7 +172,10 @@ fn explain_shows_the_steps_and_the_response() {
     };
     let paid = explain("https://shop.example/paid/x");
     assert!(paid.contains("/paid/*") && paid.contains("402"), "{paid}");
-    assert!(paid.contains("payment-required"), "{paid}");
+    assert!(
+        paid.contains("payment-required, decoded: {\"x402Version\":2"),
+        "{paid}"
+    );
     assert!(explain("/free/x").contains("200"));
     assert!(explain("/elsewhere").contains("no_route"));
     assert!(explain("/free/%2e%2e/paid/x").contains("400"));
