@@ -256,6 +256,13 @@ impl Ask {
         self
     }
 
+    /// Calls this address of the traffic port instead of `/verify`.
+    pub(crate) fn address(mut self, path: &str) -> Self {
+        let origin = self.url.find("/verify").unwrap_or(self.url.len());
+        self.url.replace_range(origin.., path);
+        self
+    }
+
     /// Presents a payment in the header of its version.
     pub(crate) fn pay(self, payment: &Value) -> Self {
         let name = if payment["x402Version"] == 1 {
