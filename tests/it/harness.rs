@@ -62,6 +62,7 @@ impl Verifier {
 
     /// Starts the process and returns at once.
     pub(crate) fn launch(&mut self) {
+        self.await_ports();
         let mut command = supervised(env!("CARGO_BIN_EXE_x402-verifier"));
         command
             .arg("serve")
@@ -83,6 +84,19 @@ impl Verifier {
             command.env_remove(name);
         }
         self.process = Some(Process::start("verifier", command));
+    }
+
+    /// A process that was killed holds its ports for a moment longer than its supervisor lives.
+    fn await_ports(&self) {
+        let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let started = Instant::now();
+        while !(free(self.traffic) && free(self.admin)) {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "the ports of the verifier are taken"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) async fn wait_ready(&mut self) {
