@@ -62,6 +62,7 @@ impl Verifier {
 
     /// Starts the process and returns at once.
     pub(crate) fn launch(&mut self) {
+        self.await_ports();
         let mut command = supervised(env!("CARGO_BIN_EXE_x402-verifier"));
         command
             .arg("serve")
@@ -83,6 +84,19 @@ impl Verifier {
             command.env_remove(name);
         }
         self.process = Some(Process::start("verifier", command));
+    }
+
+    /// A process that was killed holds its ports for a moment longer than its supervisor lives.
+    fn await_ports(&self) {
+        let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let started = Instant::now();
+        while !(free(self.traffic) && free(self.admin)) {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "the ports of the verifier are taken"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) async fn wait_ready(&mut self) {
@@ -253,6 +267,13 @@ impl Ask {
     /// Calls `/verify/{namespace}/{name}`.
     pub(crate) fn pinned(mut self, namespace: &str, name: &str) -> Self {
         self.url = format!("{}/{namespace}/{name}", self.url);
+        self
+    }
+
+    /// Calls this address of the traffic port instead of `/verify`.
+    pub(crate) fn address(mut self, path: &str) -> Self {
+        let origin = self.url.find("/verify").unwrap_or(self.url.len());
+        self.url.replace_range(origin.., path);
         self
     }
 

@@ -23,8 +23,18 @@ mod harness;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod money;
 #[cfg(test)]
+mod observed;
+#[cfg(test)]
 mod parts;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod scripted;
