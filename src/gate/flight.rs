@@ -159,7 +159,7 @@ impl Flights {
             flight.phase.send_replace(Phase::Settling);
             return true;
         }
-        state.running.remove(&flight.payload);
+        state.forget(flight);
         flight.phase.send_replace(Phase::Landed(Landing::Abandoned));
         false
     }
@@ -176,23 +176,30 @@ impl Flights {
             Landing::Answerable { .. } | Landing::Credited { .. }
         );
         if !joinable || now.duration_since(flight.started) > JOIN_WINDOW {
-            state.running.remove(&flight.payload);
+            state.forget(flight);
         }
         flight.phase.send_replace(Phase::Landed(landing));
     }
 }
 
 impl State {
+    /// Takes a flight out; never a later one of the same payload, which may be running by now.
+    fn forget(&mut self, flight: &Arc<Flight>) {
+        let there = self.running.get(&flight.payload);
+        if there.is_some_and(|there| Arc::ptr_eq(there, flight)) {
+            self.running.remove(&flight.payload);
+        }
+    }
+
     fn sweep(&mut self, now: Instant) {
-        while let Some(oldest) = self.by_age.front() {
-            if now.duration_since(oldest.started) <= JOIN_WINDOW {
-                break;
-            }
+        while let Some(oldest) = self
+            .by_age
+            .pop_front_if(|oldest| now.duration_since(oldest.started) > JOIN_WINDOW)
+        {
             // A flight that is still running removes itself when it lands.
             if oldest.has_landed() {
-                self.running.remove(&oldest.payload);
+                self.forget(&oldest);
             }
-            self.by_age.pop_front();
         }
         while let Some((at, payload)) = self.invalid_by_age.front() {
             if now.duration_since(*at) <= INVALID_MEMORY
@@ -393,6 +400,26 @@ mod tests {
             flights.board(payload(1), "x", later),
             Boarding::First(_)
         ));
+    }
+
+    /// M1: what ended takes no later flight of the same payload with it.
+    #[test]
+    fn m1_a_flight_that_ended_does_not_remove_its_successor() {
+        let (flights, now) = (Flights::default(), Instant::now());
+        let Boarding::First(old) = flights.board(payload(1), "x", now) else {
+            panic!("first")
+        };
+        let left = Arc::clone(&old.flight);
+        drop(old);
+        assert!(!flights.commit(&left), "nobody waits");
+        let later = now + JOIN_WINDOW - Duration::from_millis(1);
+        let successor = flights.board(payload(1), "x", later);
+        assert!(matches!(successor, Boarding::First(_)));
+        flights.land(&left, Landing::Abandoned, later);
+        let copy = flights.board(payload(1), "x", later);
+        assert!(matches!(copy, Boarding::Occupied), "{copy:?}");
+        let copy = flights.board(payload(1), "x", now + JOIN_WINDOW * 2);
+        assert!(matches!(copy, Boarding::Occupied), "swept: {copy:?}");
     }
 
     #[tokio::test(start_paused = true)]
