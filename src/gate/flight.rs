@@ -241,6 +241,11 @@ impl Flight {
         }
     }
 
+    /// Whether it was claimed and has not landed.
+    pub(super) fn is_settling(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Settling)
+    }
+
     fn has_landed(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Landed(_))
     }

@@ -219,7 +219,10 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
                 Err(error) => return ledger_unavailable(&error),
             }
         }
-        let now = Instant::now();
+        let Some(endpoint) = plan.route.endpoint.as_ref() else {
+            return unpayable();
+        };
+        let now = monotonic();
         let waiter = match shared.flights.board(payload, &plan.fingerprint, now) {
             Boarding::Occupied => return refused(Reason::PaymentInUse),
             Boarding::Answered => return refused(Reason::PaymentUsed),
@@ -228,9 +231,6 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             }
             Boarding::Joined(waiter) => waiter,
             Boarding::First(waiter) => {
-                let Some(endpoint) = plan.route.endpoint.as_ref() else {
-                    return unpayable();
-                };
                 let claimant = Claimant {
                     facilitator: &endpoint.base,
                     offer: offer_key(&plan.route),
@@ -364,6 +364,48 @@ impl<F: Facilitator, L: Ledger> Drop for Seat<'_, F, L> {
     }
 }
 
+/// Lands a flight however its job ends. A job that dies without a landing (a defect of ours) must
+/// not leave its waiter waiting and its payload taken for good; what became of the money is in the
+/// row, whose lease ends.
+struct Runway<'a> {
+    flights: &'a Flights,
+    flight: &'a Arc<Flight>,
+    landing: Option<Landing>,
+}
+
+impl Drop for Runway<'_> {
+    fn drop(&mut self) {
+        let landing = self.landing.take().unwrap_or_else(|| {
+            let reason = if self.flight.is_settling() {
+                Reason::SettlementUnknown
+            } else {
+                Reason::InternalError
+            };
+            Landing::Stopped {
+                reason,
+                detail: None,
+            }
+        });
+        self.flights.land(self.flight, landing, monotonic());
+    }
+}
+
+/// Keeps `claims_in_flight` true, also when the job dies.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.claims_in_flight(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.claims_in_flight(-1);
+    }
+}
+
 impl<F: Facilitator, L: Ledger> Shared<F, L> {
     /// The job of one payment.
     async fn fly(
@@ -373,8 +415,13 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         room: Room,
         arrived: Instant,
     ) {
-        let landing = self.run(&flight, &plan, arrived).await;
-        self.flights.land(&flight, landing, Instant::now());
+        let mut runway = Runway {
+            flights: &self.flights,
+            flight: &flight,
+            landing: None,
+        };
+        runway.landing = Some(self.run(&flight, &plan, arrived).await);
+        drop(runway);
         drop(room);
         if let Some(owner) = flight.left_behind() {
             self.abandon(&plan, owner).await;
@@ -402,7 +449,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let timeouts = &plan.settings.timeouts;
         let answer_by = arrived + timeouts.answer;
 
-        let verify_by = answer_by.min(Instant::now() + timeouts.verify);
+        let verify_by = answer_by.min(monotonic() + timeouts.verify);
         match self
             .facilitator
             .verify(endpoint, body.clone(), verify_by)
@@ -446,17 +493,15 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             }
             Err(error) => return unrecorded(&error),
         };
-        self.metrics.claims_in_flight(1);
-        let landing = if plan.settles {
+        let _counted = InFlight::new(&self.metrics);
+        if plan.settles {
             self.settle(flight, plan, owner, body, answer_by).await
         } else {
             Landing::Answerable {
                 owner,
                 transaction: None,
             }
-        };
-        self.metrics.claims_in_flight(-1);
-        landing
+        }
     }
 
     /// `claimed -> settling -> owed`, or back (M3, M4, M8).
@@ -470,8 +515,8 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
     ) -> Landing {
         let timeouts = &plan.settings.timeouts;
         let lease = timeouts.settle + SETTLE_LEASE_MARGIN;
-        let lease_ends = Instant::now() + lease;
-        if answer_by.saturating_duration_since(Instant::now()) < timeouts.settle_floor {
+        let lease_ends = monotonic() + lease;
+        if answer_by.saturating_duration_since(monotonic()) < timeouts.settle_floor {
             self.release(plan, owner, lease_ends).await;
             let detail = Some("too little time was left to settle".to_owned());
             return Landing::Stopped {
@@ -536,7 +581,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 detail: None,
             });
         };
-        let listen_until = Instant::now() + plan.settings.timeouts.settle;
+        let listen_until = monotonic() + plan.settings.timeouts.settle;
         let mut repeated = false;
         loop {
             let reply = self
@@ -661,7 +706,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
     }
 
     async fn abandon(&self, plan: &Plan, owner: ClaimOwner) {
-        let until = Instant::now() + WAITER_LEASE;
+        let until = monotonic() + WAITER_LEASE;
         if plan.settles {
             self.insist(until, || self.ledger.abandon(&plan.key, owner))
                 .await;
@@ -681,7 +726,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         loop {
             match step().await {
                 Ok(done) => return Some(done),
-                Err(error) if Instant::now() + pause < until => {
+                Err(error) if monotonic() + pause < until => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "ledger step repeated"
@@ -828,6 +873,11 @@ fn unrecorded(error: &LedgerError) -> Landing {
         reason: Reason::LedgerUnavailable,
         detail: None,
     }
+}
+
+/// The clock that deadlines are kept by; tests pause it.
+fn monotonic() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn offer_key(route: &RouteEntry) -> (Arc<str>, Arc<str>) {
