@@ -71,7 +71,10 @@ pub(super) enum Landing {
         transaction: Option<String>,
     },
     /// A credit was spent: the answer is committed already, for one consumer.
-    Credited { transaction: String },
+    Credited {
+        owner: ClaimOwner,
+        transaction: String,
+    },
     /// The payer's fault, with a fresh challenge.
     Invalid(payment::Refused),
     /// 409, 503, 504 without challenge.
@@ -230,13 +233,19 @@ impl Flight {
         !self.consumed.swap(true, Ordering::SeqCst)
     }
 
-    /// The owner of an answerable row that nobody consumed: what is left behind for a credit.
+    /// The owner of a row that nobody consumed: what is left behind for a credit.
+    ///
+    /// An answerable row may still be answered by a joiner, the ledger decides who was first. A
+    /// spent credit is answered by consuming it, so it is given back only by who consumes it.
     pub(super) fn left_behind(&self) -> Option<ClaimOwner> {
-        if self.consumed.load(Ordering::SeqCst) || self.has_waiter() {
+        if self.has_waiter() {
             return None;
         }
         match &*self.phase.borrow() {
-            Phase::Landed(Landing::Answerable { owner, .. }) => Some(*owner),
+            Phase::Landed(Landing::Answerable { owner, .. }) => {
+                (!self.consumed.load(Ordering::SeqCst)).then_some(*owner)
+            }
+            Phase::Landed(Landing::Credited { owner, .. }) => self.consume().then_some(*owner),
             Phase::Landed(_) | Phase::Verifying | Phase::Settling => None,
         }
     }

@@ -313,7 +313,7 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
                     Err(error) => ledger_unavailable(&error),
                 }
             }
-            Landing::Credited { transaction } => {
+            Landing::Credited { transaction, .. } => {
                 if flight.consume() {
                     admit(plan, Some(transaction), Settled::ByCredit)
                 } else {
@@ -482,8 +482,8 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let owner = match self.ledger.claim(&new_claim(plan)).await {
             Ok(ClaimOutcome::Claimed(owner)) => owner,
             Ok(ClaimOutcome::Taken(row)) => return taken(&row),
-            Ok(ClaimOutcome::CreditSpent { transaction }) => {
-                return Landing::Credited { transaction };
+            Ok(ClaimOutcome::CreditSpent { owner, transaction }) => {
+                return Landing::Credited { owner, transaction };
             }
             Ok(ClaimOutcome::UnknownOutstanding) => {
                 return Landing::Stopped {
