@@ -183,6 +183,33 @@ impl Flights {
         }
         flight.phase.send_replace(Phase::Landed(landing));
     }
+
+    /// The owner of a row that nobody consumed: what is left behind for a credit.
+    ///
+    /// A settled row may still be answered by a joiner, the ledger decides who was first. A spent
+    /// credit and a claim that settles nothing are taken back whole, so their flight ends here: a
+    /// copy joins before (atomic with boarding) or starts anew.
+    pub(super) fn left_behind(&self, flight: &Arc<Flight>) -> Option<ClaimOwner> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if flight.has_waiter() {
+            return None;
+        }
+        let (owner, joinable) = match &*flight.phase.borrow() {
+            Phase::Landed(Landing::Answerable { owner, transaction }) => {
+                (*owner, transaction.is_some())
+            }
+            Phase::Landed(Landing::Credited { owner, .. }) => (*owner, false),
+            Phase::Landed(_) | Phase::Verifying | Phase::Settling => return None,
+        };
+        if joinable {
+            return (!flight.consumed.load(Ordering::SeqCst)).then_some(owner);
+        }
+        if !flight.consume() {
+            return None;
+        }
+        state.forget(flight);
+        Some(owner)
+    }
 }
 
 impl State {
@@ -231,23 +258,6 @@ impl Flight {
     /// Takes the landing for an answer; `true` once.
     pub(super) fn consume(&self) -> bool {
         !self.consumed.swap(true, Ordering::SeqCst)
-    }
-
-    /// The owner of a row that nobody consumed: what is left behind for a credit.
-    ///
-    /// An answerable row may still be answered by a joiner, the ledger decides who was first. A
-    /// spent credit is answered by consuming it, so it is given back only by who consumes it.
-    pub(super) fn left_behind(&self) -> Option<ClaimOwner> {
-        if self.has_waiter() {
-            return None;
-        }
-        match &*self.phase.borrow() {
-            Phase::Landed(Landing::Answerable { owner, .. }) => {
-                (!self.consumed.load(Ordering::SeqCst)).then_some(*owner)
-            }
-            Phase::Landed(Landing::Credited { owner, .. }) => self.consume().then_some(*owner),
-            Phase::Landed(_) | Phase::Verifying | Phase::Settling => None,
-        }
     }
 
     /// Whether it was claimed and has not landed.
@@ -386,9 +396,9 @@ mod tests {
         assert!(flights.commit(&waiter.flight));
         let flight = Arc::clone(&waiter.flight);
         flights.land(&flight, answerable(), now);
-        assert_eq!(flight.left_behind(), None, "somebody still waits");
+        assert_eq!(flights.left_behind(&flight), None, "somebody still waits");
         drop(waiter);
-        assert_eq!(flight.left_behind(), Some(ClaimOwner([1; 16])));
+        assert_eq!(flights.left_behind(&flight), Some(ClaimOwner([1; 16])));
     }
 
     #[test]

@@ -261,6 +261,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             plan: &plan,
             waiter: Some(waiter),
             answered: false,
+            at_stake: None,
         };
         seat.wait(arrived + plan.settings.timeouts.answer).await
     }
@@ -272,6 +273,8 @@ struct Seat<'a, F: Facilitator, L: Ledger> {
     plan: &'a Arc<Plan>,
     waiter: Option<Waiter>,
     answered: bool,
+    /// The landing was taken and its answer is not committed.
+    at_stake: Option<ClaimOwner>,
 }
 
 impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
@@ -292,14 +295,19 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
         outcome
     }
 
-    async fn answer(&self, flight: &Flight, landing: Landing) -> Outcome {
+    async fn answer(&mut self, flight: &Flight, landing: Landing) -> Outcome {
         let plan = self.plan;
         match landing {
             Landing::Answerable { owner, transaction } => {
                 if !flight.consume() {
                     return refused(Reason::PaymentUsed);
                 }
-                match self.shared.ledger.answer(&plan.key, owner).await {
+                self.at_stake = Some(owner);
+                let committed = self.shared.ledger.answer(&plan.key, owner).await;
+                if committed.is_ok() {
+                    self.at_stake = None;
+                }
+                match committed {
                     Ok(Step::Done) => {
                         let settled = if transaction.is_some() {
                             Settled::Before
@@ -354,7 +362,8 @@ impl<F: Facilitator, L: Ledger> Drop for Seat<'_, F, L> {
                 counters.payment_failed(FailureReason::ClientDisconnected);
             });
         }
-        if let Some(owner) = flight.left_behind() {
+        let left = self.at_stake.take();
+        if let Some(owner) = left.or_else(|| self.shared.flights.left_behind(&flight)) {
             let shared = Arc::clone(self.shared);
             let plan = Arc::clone(self.plan);
             self.shared.tasks.spawn_job("abandon", async move {
@@ -423,7 +432,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         runway.landing = Some(self.run(&flight, &plan, arrived).await);
         drop(runway);
         drop(room);
-        if let Some(owner) = flight.left_behind() {
+        if let Some(owner) = self.flights.left_behind(&flight) {
             self.abandon(&plan, owner).await;
         }
     }
@@ -706,7 +715,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
     }
 
     async fn abandon(&self, plan: &Plan, owner: ClaimOwner) {
-        let until = monotonic() + WAITER_LEASE;
+        let until = monotonic() + SETTLE_LEASE_MARGIN;
         if plan.settles {
             self.insist(until, || self.ledger.abandon(&plan.key, owner))
                 .await;
