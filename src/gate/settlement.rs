@@ -10,8 +10,8 @@
 //!   durable, no settle is ever sent twice (but `settlement_pending`, by protocol).
 //! - The answer is committed by the ledger before this module returns a [`Permit`] (M5).
 //!
-//! Failure: a ledger that fails after money moved is asked again until the lease ends; then the
-//! row reads as unknown, visible, and never as refused (R9).
+//! Failure: a ledger that fails after money moved is asked again for as long as is reasonable; the
+//! row reads as unknown meanwhile, visible, and never as refused (R9).
 
 use super::flight::{Boarding, Flight, Flights, Landing, Phase, Waiter};
 use super::lanes::{Claimant, Lanes, Room};
@@ -67,8 +67,8 @@ pub struct Request<'a> {
 /// How long a claim is protected before its settle begins; what dies in it is released (M3).
 const CLAIM_LEASE: Duration = Duration::from_secs(30);
 
-/// What the lease of a settle has beyond the longest listening, so that booking can be retried.
-const SETTLE_LEASE_MARGIN: Duration = Duration::from_secs(60);
+/// How long news of a settlement is offered to a ledger that fails, beyond the longest listening.
+const BOOKING_MARGIN: Duration = Duration::from_secs(60);
 
 /// How long an owed row is kept for its waiter, who answers at once.
 const WAITER_LEASE: Duration = Duration::from_secs(10);
@@ -437,7 +437,12 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         }
     }
 
-    async fn run(&self, flight: &Arc<Flight>, plan: &Plan, arrived: Instant) -> Landing {
+    async fn run(
+        self: &Arc<Self>,
+        flight: &Arc<Flight>,
+        plan: &Arc<Plan>,
+        arrived: Instant,
+    ) -> Landing {
         let (Some(requirement), Some(endpoint)) =
             (plan.requirement(), plan.route.endpoint.as_ref())
         else {
@@ -515,25 +520,32 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
 
     /// `claimed -> settling -> owed`, or back (M3, M4, M8).
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         flight: &Flight,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         owner: ClaimOwner,
         body: Bytes,
         answer_by: Instant,
     ) -> Landing {
         let timeouts = &plan.settings.timeouts;
-        let lease = timeouts.settle + SETTLE_LEASE_MARGIN;
-        let lease_ends = monotonic() + lease;
-        if answer_by.saturating_duration_since(monotonic()) < timeouts.settle_floor {
-            self.release(plan, owner, lease_ends).await;
-            let detail = Some("too little time was left to settle".to_owned());
-            return Landing::Stopped {
-                reason: Reason::Busy,
-                detail,
-            };
+        let book_until = monotonic() + timeouts.settle + BOOKING_MARGIN;
+        let left = || answer_by.saturating_duration_since(monotonic());
+        let too_late = Landing::Stopped {
+            reason: Reason::Busy,
+            detail: Some("too little time was left to settle".to_owned()),
+        };
+        if left() < timeouts.settle_floor {
+            self.release(plan, owner, book_until).await;
+            return too_late;
         }
-        match self.ledger.begin_settle(&plan.key, owner, lease).await {
+        // From the deadline of the answer on nobody can be told how it ended, so for the payer it
+        // is unknown, and the lease makes the row read so: a new payment waits (M6). The lease
+        // binds others, not us: what is learned later is booked all the same.
+        match self.ledger.begin_settle(&plan.key, owner, left()).await {
+            Ok(Step::Done) if left() < timeouts.settle_floor => {
+                self.release(plan, owner, book_until).await;
+                return too_late;
+            }
             Ok(Step::Done) => {}
             Ok(Step::Lost) => {
                 return Landing::Stopped {
@@ -543,17 +555,17 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             }
             Err(error) => {
                 // Nothing was sent, whatever became of the row.
-                self.release(plan, owner, lease_ends).await;
+                self.release(plan, owner, book_until).await;
                 return unrecorded(&error);
             }
         }
         match self.send_settle(plan, body).await {
             Sent::Settled { transaction } => {
-                self.book(flight, plan, owner, transaction, lease_ends)
+                self.book(flight, plan, owner, transaction, book_until)
                     .await
             }
             Sent::NotDone(landing) => {
-                self.release(plan, owner, lease_ends).await;
+                self.release(plan, owner, book_until).await;
                 landing
             }
             Sent::Unknown {
@@ -566,11 +578,8 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     detail,
                     "settlement outcome unknown"
                 );
-                self.insist(lease_ends, || {
-                    self.ledger
-                        .mark_unknown(&plan.key, owner, transaction.as_deref())
-                })
-                .await;
+                self.mark_unknown(plan, owner, transaction, book_until)
+                    .await;
                 Landing::Stopped {
                     reason: Reason::SettlementUnknown,
                     detail: Some(detail),
@@ -592,6 +601,8 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         };
         let listen_until = monotonic() + plan.settings.timeouts.settle;
         let mut repeated = false;
+        // What a pending answer named is kept: proof looks for it (M7).
+        let mut named = None;
         loop {
             let reply = self
                 .facilitator
@@ -602,7 +613,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 // After a pending answer the first request may still be on its way to the chain.
                 SettleReply::NotSent(fault) | SettleReply::Declined(fault) if repeated => {
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail: fault.detail,
                     };
                 }
@@ -611,7 +622,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 }
                 SettleReply::Unknown(fault) => {
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail: fault.detail,
                     };
                 }
@@ -624,18 +635,19 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 SettleMeaning::Refused { detail, .. } => {
                     let detail = detail.unwrap_or_default();
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail,
                     };
                 }
-                SettleMeaning::Pending if !repeated => {
+                SettleMeaning::Pending { transaction } if !repeated => {
+                    named = transaction;
                     repeated = true;
                     tokio::time::sleep(PENDING_PAUSE).await;
                 }
-                SettleMeaning::Pending => {
+                SettleMeaning::Pending { transaction } => {
                     let detail = "the settlement is still pending".to_owned();
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: transaction.or(named),
                         detail,
                     };
                 }
@@ -644,7 +656,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     detail,
                 } => {
                     return Sent::Unknown {
-                        transaction,
+                        transaction: transaction.or(named),
                         detail,
                     };
                 }
@@ -659,7 +671,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         plan: &Plan,
         owner: ClaimOwner,
         transaction: String,
-        lease_ends: Instant,
+        until: Instant,
     ) -> Landing {
         let waiter = if flight.has_waiter() {
             WAITER_LEASE
@@ -667,7 +679,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             Duration::ZERO
         };
         let booked = self
-            .insist(lease_ends, || {
+            .insist(until, || {
                 self.ledger
                     .book_settled(&plan.key, owner, &transaction, waiter)
             })
@@ -708,14 +720,44 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         }
     }
 
-    async fn release(&self, plan: &Plan, owner: ClaimOwner, until: Instant) {
+    /// Gives a claim back. A ledger that cannot is asked again beside the answer, which is known
+    /// already and must not turn into an unknown by waiting (R9).
+    async fn release(self: &Arc<Self>, plan: &Arc<Plan>, owner: ClaimOwner, until: Instant) {
         // Lost is fine: the lease ended and the row was released (or claimed) without us.
-        self.insist(until, || self.ledger.release(&plan.key, owner))
-            .await;
+        if self.ledger.release(&plan.key, owner).await.is_err() {
+            let (shared, plan) = (Arc::clone(self), Arc::clone(plan));
+            self.tasks.spawn_job("release", async move {
+                shared
+                    .insist(until, || shared.ledger.release(&plan.key, owner))
+                    .await;
+            });
+        }
+    }
+
+    /// Writes down that a settlement is unknown, in the same way.
+    async fn mark_unknown(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        owner: ClaimOwner,
+        transaction: Option<String>,
+        until: Instant,
+    ) {
+        let named = transaction.as_deref();
+        let marked = self.ledger.mark_unknown(&plan.key, owner, named).await;
+        if marked.is_err() {
+            let (shared, plan) = (Arc::clone(self), Arc::clone(plan));
+            self.tasks.spawn_job("mark unknown", async move {
+                let mark = || {
+                    let named = transaction.as_deref();
+                    shared.ledger.mark_unknown(&plan.key, owner, named)
+                };
+                shared.insist(until, mark).await;
+            });
+        }
     }
 
     async fn abandon(&self, plan: &Plan, owner: ClaimOwner) {
-        let until = monotonic() + SETTLE_LEASE_MARGIN;
+        let until = monotonic() + BOOKING_MARGIN;
         if plan.settles {
             self.insist(until, || self.ledger.abandon(&plan.key, owner))
                 .await;

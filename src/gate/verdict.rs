@@ -43,7 +43,10 @@ pub(super) enum SettleMeaning {
         detail: Option<String>,
     },
     /// `settlement_pending`: the same bytes may be sent once more.
-    Pending,
+    Pending {
+        /// Transaction, when one was named.
+        transaction: Option<String>,
+    },
     /// Money may have moved.
     Unknown {
         /// Transaction, when one was named.
@@ -163,7 +166,7 @@ pub(super) fn settled(
         response.error_message.as_deref(),
     );
     if code == "settlement_pending" {
-        return SettleMeaning::Pending;
+        return SettleMeaning::Pending { transaction };
     }
     if is_refusal(response) {
         return SettleMeaning::Refused {
