@@ -44,7 +44,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Flight {
     payload: B256,
-    fingerprint: String,
+    fingerprint: B256,
     started: Instant,
     seat_taken: AtomicBool,
     consumed: AtomicBool,
@@ -117,7 +117,7 @@ pub(super) struct Waiter {
 
 impl Flights {
     /// Starts a flight for this payload, joins it, or says why not.
-    pub(super) fn board(&self, payload: B256, fingerprint: &str, now: Instant) -> Boarding {
+    pub(super) fn board(&self, payload: B256, fingerprint: B256, now: Instant) -> Boarding {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.sweep(now);
         if let Some(refused) = state.invalid.get(&payload) {
@@ -136,7 +136,7 @@ impl Flights {
         }
         let flight = Arc::new(Flight {
             payload,
-            fingerprint: fingerprint.to_owned(),
+            fingerprint,
             started: now,
             seat_taken: AtomicBool::new(true),
             consumed: AtomicBool::new(false),
@@ -310,6 +310,10 @@ mod tests {
         B256::repeat_byte(byte)
     }
 
+    fn request(text: &str) -> B256 {
+        alloy_primitives::keccak256(text)
+    }
+
     fn answerable() -> Landing {
         Landing::Answerable {
             owner: ClaimOwner([1; 16]),
@@ -320,14 +324,14 @@ mod tests {
     #[test]
     fn m1_a_copy_meanwhile_finds_the_seat_occupied() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let first = flights.board(payload(1), "GET\n/a", now);
+        let first = flights.board(payload(1), request("GET\n/a"), now);
         assert!(matches!(first, Boarding::First(_)));
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", now),
+            flights.board(payload(1), request("GET\n/a"), now),
             Boarding::Occupied
         ));
         assert!(matches!(
-            flights.board(payload(2), "GET\n/a", now),
+            flights.board(payload(2), request("GET\n/a"), now),
             Boarding::First(_)
         ));
     }
@@ -335,22 +339,22 @@ mod tests {
     #[test]
     fn m5_an_identical_copy_joins_when_the_first_waiter_is_gone() {
         let (flights, now) = (Flights::default(), Instant::now());
-        drop(flights.board(payload(1), "GET\n/a", now));
-        let other = flights.board(payload(1), "GET\n/b", now);
+        drop(flights.board(payload(1), request("GET\n/a"), now));
+        let other = flights.board(payload(1), request("GET\n/b"), now);
         assert!(
             matches!(other, Boarding::Occupied),
             "another path is another request"
         );
         let late = now + JOIN_WINDOW + Duration::from_millis(1);
-        let joined = flights.board(payload(1), "GET\n/a", now);
+        let joined = flights.board(payload(1), request("GET\n/a"), now);
         assert!(matches!(joined, Boarding::Joined(_)));
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", now),
+            flights.board(payload(1), request("GET\n/a"), now),
             Boarding::Occupied
         ));
         drop(joined);
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", late),
+            flights.board(payload(1), request("GET\n/a"), late),
             Boarding::Occupied
         ));
     }
@@ -358,7 +362,7 @@ mod tests {
     #[test]
     fn m5_a_landing_is_consumed_once() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         assert!(flights.commit(&waiter.flight));
@@ -367,7 +371,7 @@ mod tests {
         assert!(!waiter.flight.consume());
         drop(waiter);
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::Answered
         ));
     }
@@ -375,14 +379,14 @@ mod tests {
     #[test]
     fn nothing_is_claimed_when_nobody_waits() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let flight = Arc::clone(&waiter.flight);
         drop(waiter);
         assert!(!flights.commit(&flight));
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::First(_)
         ));
     }
@@ -390,7 +394,7 @@ mod tests {
     #[test]
     fn m5_what_nobody_answered_is_left_behind_for_a_credit() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         assert!(flights.commit(&waiter.flight));
@@ -404,7 +408,7 @@ mod tests {
     #[test]
     fn m12_an_invalid_verdict_is_remembered_for_a_while() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let refused = payment::Refused {
@@ -416,12 +420,12 @@ mod tests {
         flights.land(&waiter.flight, Landing::Invalid(refused), now);
         drop(waiter);
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::KnownInvalid(_)
         ));
         let later = now + INVALID_MEMORY + Duration::from_secs(1);
         assert!(matches!(
-            flights.board(payload(1), "x", later),
+            flights.board(payload(1), request("x"), later),
             Boarding::First(_)
         ));
     }
@@ -430,26 +434,26 @@ mod tests {
     #[test]
     fn m1_a_flight_that_ended_does_not_remove_its_successor() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(old) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(old) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let left = Arc::clone(&old.flight);
         drop(old);
         assert!(!flights.commit(&left), "nobody waits");
         let later = now + JOIN_WINDOW - Duration::from_millis(1);
-        let successor = flights.board(payload(1), "x", later);
+        let successor = flights.board(payload(1), request("x"), later);
         assert!(matches!(successor, Boarding::First(_)));
         flights.land(&left, Landing::Abandoned, later);
-        let copy = flights.board(payload(1), "x", later);
+        let copy = flights.board(payload(1), request("x"), later);
         assert!(matches!(copy, Boarding::Occupied), "{copy:?}");
-        let copy = flights.board(payload(1), "x", now + JOIN_WINDOW * 2);
+        let copy = flights.board(payload(1), request("x"), now + JOIN_WINDOW * 2);
         assert!(matches!(copy, Boarding::Occupied), "swept: {copy:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiter_is_told_where_the_flight_is_at_its_deadline() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(mut waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(mut waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let phase = waiter

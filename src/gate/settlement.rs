@@ -223,7 +223,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             return unpayable();
         };
         let now = monotonic();
-        let waiter = match shared.flights.board(payload, &plan.fingerprint, now) {
+        let waiter = match shared.flights.board(payload, plan.fingerprint, now) {
             Boarding::Occupied => return refused(Reason::PaymentInUse),
             Boarding::Answered => return refused(Reason::PaymentUsed),
             Boarding::KnownInvalid(refused) => {
