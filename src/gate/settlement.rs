@@ -226,9 +226,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
         let waiter = match shared.flights.board(payload, plan.fingerprint, now) {
             Boarding::Occupied => return refused(Reason::PaymentInUse),
             Boarding::Answered => return refused(Reason::PaymentUsed),
-            Boarding::KnownInvalid(refused) => {
-                return super::refuse_payment(&plan.route, &plan.resource_url, &refused);
-            }
+            Boarding::KnownInvalid(refused) => return invalid(&plan, refused),
             Boarding::Joined(waiter) => waiter,
             Boarding::First(waiter) => {
                 let claimant = Claimant {
@@ -328,16 +326,7 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
                     refused(Reason::PaymentUsed)
                 }
             }
-            Landing::Invalid(reason) if reason.reason == Reason::PaymentUsed => {
-                Outcome::Refused(Refusal {
-                    reason: Reason::PaymentUsed,
-                    detail: reason.detail,
-                    retry_after: None,
-                })
-            }
-            Landing::Invalid(reason) => {
-                super::refuse_payment(&plan.route, &plan.resource_url, &reason)
-            }
+            Landing::Invalid(refused) => invalid(plan, refused),
             Landing::Stopped { reason, detail } => stopped(reason, detail),
             Landing::Faulted(fault) => Outcome::Unavailable(Refusal {
                 reason: verdict::fault_reason(fault.kind),
@@ -883,6 +872,14 @@ fn taken(row: &ClaimRow) -> Landing {
         reason,
         detail: None,
     }
+}
+
+/// A payment that a facilitator found invalid: a fresh challenge, but a conflict when it was used.
+fn invalid(plan: &Plan, refused: Refused) -> Outcome {
+    if refused.reason == Reason::PaymentUsed {
+        return stopped(Reason::PaymentUsed, refused.detail);
+    }
+    super::refuse_payment(&plan.route, &plan.resource_url, &refused)
 }
 
 /// A stop without challenge: the payer's copy is a 409, our trouble a 5xx.
