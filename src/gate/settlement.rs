@@ -331,7 +331,7 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
             Landing::Faulted(fault) => Outcome::Unavailable(Refusal {
                 reason: verdict::fault_reason(fault.kind),
                 retry_after: fault.retry_after,
-                detail: Some(fault.detail),
+                detail: verdict::disclosable(fault.detail),
             }),
             Landing::Rejected { reason, detail } => rejected(plan, reason, detail),
             Landing::Abandoned => Outcome::Unavailable(Refusal::new(Reason::Busy, None)),
@@ -571,7 +571,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     .await;
                 Landing::Stopped {
                     reason: Reason::SettlementUnknown,
-                    detail: Some(detail),
+                    detail: verdict::disclosable(detail),
                 }
             }
         }
