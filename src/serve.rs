@@ -23,7 +23,7 @@ use crate::pricing::{self, Settings};
 use crate::route::AmbiguityClass;
 use crate::sources::file::{self, FileSource};
 use crate::table::{TableReader, TableWriter, Update};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub struct Server {
     tasks: Tasks,
     readiness: Readiness,
     table: TableReader,
+    gate: Gate<Client, Store>,
     traffic: listener::Server,
     admin: Option<listener::Server>,
 }
@@ -59,23 +60,33 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let delay = config.shutdown_delay;
     let mut signals = Signals::listen()?;
     let server = start(config).await?;
-    tokio::select! {
+    let failure = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, delay_seconds = delay.as_secs(), "shutting down");
+            None
         }
-        ended = server.tasks.failed() => {
-            return Err(ended).context("the process cannot go on");
+        failure = server.failed() => {
+            tracing::error!(error = %failure, "the process cannot go on");
+            Some(failure)
+        }
+    };
+    if failure.is_none() {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            name = signals.next() => tracing::info!(signal = name, "delay cut short"),
         }
     }
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        name = signals.next() => tracing::info!(signal = name, "delay cut short"),
-    }
+    // Also after a failure: payments in flight are not the fault of what failed (R10).
     let draining = server.shutdown();
     tokio::pin!(draining);
     loop {
         tokio::select! {
-            done = &mut draining => return done,
+            done = &mut draining => {
+                return match failure {
+                    None => done,
+                    Some(failure) => Err(failure.context("the process could not go on")),
+                };
+            }
             // A second signal loses no settlement: what is in flight is bounded anyway.
             name = signals.next() => tracing::info!(signal = name, "already draining"),
         }
@@ -126,10 +137,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let ledger_name = ledger.to_string();
     let store = Store::open(&ledger, Clock::system(), Some(Arc::clone(&families))).await?;
     if settings.verify_only && !store.is_durable() {
-        bail!(
-            "verifyOnly needs a ledger that survives a restart, or a payment buys an answer after \
-             each one (M10): use --ledger sqlite:PATH"
-        );
+        bail!(tables::FORGETFUL);
     }
     let (mut writer, table) = TableWriter::new();
     recall(&mut writer, &store).await?;
@@ -150,6 +158,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     );
     let (updates, received) = mpsc::channel(UPDATES);
     let tables = Tables {
+        durable: gate.ledger().is_durable(),
         writer,
         updates: received,
         gate: gate.clone(),
@@ -192,7 +201,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         info: Arc::new(info),
     };
     let face = forward_auth::router(Arc::new(ForwardAuth {
-        gate,
+        gate: gate.clone(),
         metrics: families,
     }));
     let (face, admin) = match admin_port {
@@ -213,6 +222,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         tasks,
         readiness,
         table,
+        gate,
         traffic,
         admin,
     })
@@ -297,6 +307,16 @@ impl Server {
         Ok(())
     }
 
+    /// Resolves with the reason when a part died that the process cannot be without: a task that must
+    /// run until shutdown, or a ledger that can never write again (every payment would be refused
+    /// until a restart).
+    pub async fn failed(&self) -> anyhow::Error {
+        tokio::select! {
+            ended = self.tasks.failed() => ended.into(),
+            () = self.gate.ledger().failed() => anyhow!("the ledger can never write again"),
+        }
+    }
+
     /// Drains and ends (M8).
     ///
     /// # Errors
@@ -306,6 +326,7 @@ impl Server {
             tasks,
             readiness,
             table,
+            gate,
             traffic,
             admin,
         } = self;
@@ -318,8 +339,12 @@ impl Server {
             tracing::info!(settlements, "waiting for settlements");
         }
         // Every job is bounded by its own deadline and lease; whoever stops us may end it sooner,
-        // and then the row reads as unknown (M3).
-        let finished = tasks.wait_jobs(Duration::MAX).await;
+        // and then the row reads as unknown (M3). A ledger that is dead learns nothing more: what
+        // still settles then is in the log, and its row reads as unknown.
+        let finished = tokio::select! {
+            finished = tasks.wait_jobs(Duration::MAX) => finished,
+            () = gate.ledger().failed() => tasks.wait_jobs(LEDGER_GRACE).await,
+        };
         if let Some(admin) = admin {
             admin.drain(LEDGER_GRACE).await;
         }

@@ -44,7 +44,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Flight {
     payload: B256,
-    fingerprint: String,
+    fingerprint: B256,
     started: Instant,
     seat_taken: AtomicBool,
     consumed: AtomicBool,
@@ -71,7 +71,10 @@ pub(super) enum Landing {
         transaction: Option<String>,
     },
     /// A credit was spent: the answer is committed already, for one consumer.
-    Credited { transaction: String },
+    Credited {
+        owner: ClaimOwner,
+        transaction: String,
+    },
     /// The payer's fault, with a fresh challenge.
     Invalid(payment::Refused),
     /// 409, 503, 504 without challenge.
@@ -114,7 +117,7 @@ pub(super) struct Waiter {
 
 impl Flights {
     /// Starts a flight for this payload, joins it, or says why not.
-    pub(super) fn board(&self, payload: B256, fingerprint: &str, now: Instant) -> Boarding {
+    pub(super) fn board(&self, payload: B256, fingerprint: B256, now: Instant) -> Boarding {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.sweep(now);
         if let Some(refused) = state.invalid.get(&payload) {
@@ -133,7 +136,7 @@ impl Flights {
         }
         let flight = Arc::new(Flight {
             payload,
-            fingerprint: fingerprint.to_owned(),
+            fingerprint,
             started: now,
             seat_taken: AtomicBool::new(true),
             consumed: AtomicBool::new(false),
@@ -159,7 +162,7 @@ impl Flights {
             flight.phase.send_replace(Phase::Settling);
             return true;
         }
-        state.running.remove(&flight.payload);
+        state.forget(flight);
         flight.phase.send_replace(Phase::Landed(Landing::Abandoned));
         false
     }
@@ -176,23 +179,57 @@ impl Flights {
             Landing::Answerable { .. } | Landing::Credited { .. }
         );
         if !joinable || now.duration_since(flight.started) > JOIN_WINDOW {
-            state.running.remove(&flight.payload);
+            state.forget(flight);
         }
         flight.phase.send_replace(Phase::Landed(landing));
+    }
+
+    /// The owner of a row that nobody consumed: what is left behind for a credit.
+    ///
+    /// A settled row may still be answered by a joiner, the ledger decides who was first. A spent
+    /// credit and a claim that settles nothing are taken back whole, so their flight ends here: a
+    /// copy joins before (atomic with boarding) or starts anew.
+    pub(super) fn left_behind(&self, flight: &Arc<Flight>) -> Option<ClaimOwner> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if flight.has_waiter() {
+            return None;
+        }
+        let (owner, joinable) = match &*flight.phase.borrow() {
+            Phase::Landed(Landing::Answerable { owner, transaction }) => {
+                (*owner, transaction.is_some())
+            }
+            Phase::Landed(Landing::Credited { owner, .. }) => (*owner, false),
+            Phase::Landed(_) | Phase::Verifying | Phase::Settling => return None,
+        };
+        if joinable {
+            return (!flight.consumed.load(Ordering::SeqCst)).then_some(owner);
+        }
+        if !flight.consume() {
+            return None;
+        }
+        state.forget(flight);
+        Some(owner)
     }
 }
 
 impl State {
+    /// Takes a flight out; never a later one of the same payload, which may be running by now.
+    fn forget(&mut self, flight: &Arc<Flight>) {
+        let there = self.running.get(&flight.payload);
+        if there.is_some_and(|there| Arc::ptr_eq(there, flight)) {
+            self.running.remove(&flight.payload);
+        }
+    }
+
     fn sweep(&mut self, now: Instant) {
-        while let Some(oldest) = self.by_age.front() {
-            if now.duration_since(oldest.started) <= JOIN_WINDOW {
-                break;
-            }
+        while let Some(oldest) = self
+            .by_age
+            .pop_front_if(|oldest| now.duration_since(oldest.started) > JOIN_WINDOW)
+        {
             // A flight that is still running removes itself when it lands.
             if oldest.has_landed() {
-                self.running.remove(&oldest.payload);
+                self.forget(&oldest);
             }
-            self.by_age.pop_front();
         }
         while let Some((at, payload)) = self.invalid_by_age.front() {
             if now.duration_since(*at) <= INVALID_MEMORY
@@ -223,15 +260,9 @@ impl Flight {
         !self.consumed.swap(true, Ordering::SeqCst)
     }
 
-    /// The owner of an answerable row that nobody consumed: what is left behind for a credit.
-    pub(super) fn left_behind(&self) -> Option<ClaimOwner> {
-        if self.consumed.load(Ordering::SeqCst) || self.has_waiter() {
-            return None;
-        }
-        match &*self.phase.borrow() {
-            Phase::Landed(Landing::Answerable { owner, .. }) => Some(*owner),
-            Phase::Landed(_) | Phase::Verifying | Phase::Settling => None,
-        }
+    /// Whether it was claimed and has not landed.
+    pub(super) fn is_settling(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Settling)
     }
 
     fn has_landed(&self) -> bool {
@@ -279,6 +310,10 @@ mod tests {
         B256::repeat_byte(byte)
     }
 
+    fn request(text: &str) -> B256 {
+        alloy_primitives::keccak256(text)
+    }
+
     fn answerable() -> Landing {
         Landing::Answerable {
             owner: ClaimOwner([1; 16]),
@@ -289,14 +324,14 @@ mod tests {
     #[test]
     fn m1_a_copy_meanwhile_finds_the_seat_occupied() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let first = flights.board(payload(1), "GET\n/a", now);
+        let first = flights.board(payload(1), request("GET\n/a"), now);
         assert!(matches!(first, Boarding::First(_)));
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", now),
+            flights.board(payload(1), request("GET\n/a"), now),
             Boarding::Occupied
         ));
         assert!(matches!(
-            flights.board(payload(2), "GET\n/a", now),
+            flights.board(payload(2), request("GET\n/a"), now),
             Boarding::First(_)
         ));
     }
@@ -304,22 +339,22 @@ mod tests {
     #[test]
     fn m5_an_identical_copy_joins_when_the_first_waiter_is_gone() {
         let (flights, now) = (Flights::default(), Instant::now());
-        drop(flights.board(payload(1), "GET\n/a", now));
-        let other = flights.board(payload(1), "GET\n/b", now);
+        drop(flights.board(payload(1), request("GET\n/a"), now));
+        let other = flights.board(payload(1), request("GET\n/b"), now);
         assert!(
             matches!(other, Boarding::Occupied),
             "another path is another request"
         );
         let late = now + JOIN_WINDOW + Duration::from_millis(1);
-        let joined = flights.board(payload(1), "GET\n/a", now);
+        let joined = flights.board(payload(1), request("GET\n/a"), now);
         assert!(matches!(joined, Boarding::Joined(_)));
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", now),
+            flights.board(payload(1), request("GET\n/a"), now),
             Boarding::Occupied
         ));
         drop(joined);
         assert!(matches!(
-            flights.board(payload(1), "GET\n/a", late),
+            flights.board(payload(1), request("GET\n/a"), late),
             Boarding::Occupied
         ));
     }
@@ -327,7 +362,7 @@ mod tests {
     #[test]
     fn m5_a_landing_is_consumed_once() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         assert!(flights.commit(&waiter.flight));
@@ -336,7 +371,7 @@ mod tests {
         assert!(!waiter.flight.consume());
         drop(waiter);
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::Answered
         ));
     }
@@ -344,14 +379,14 @@ mod tests {
     #[test]
     fn nothing_is_claimed_when_nobody_waits() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let flight = Arc::clone(&waiter.flight);
         drop(waiter);
         assert!(!flights.commit(&flight));
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::First(_)
         ));
     }
@@ -359,21 +394,21 @@ mod tests {
     #[test]
     fn m5_what_nobody_answered_is_left_behind_for_a_credit() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         assert!(flights.commit(&waiter.flight));
         let flight = Arc::clone(&waiter.flight);
         flights.land(&flight, answerable(), now);
-        assert_eq!(flight.left_behind(), None, "somebody still waits");
+        assert_eq!(flights.left_behind(&flight), None, "somebody still waits");
         drop(waiter);
-        assert_eq!(flight.left_behind(), Some(ClaimOwner([1; 16])));
+        assert_eq!(flights.left_behind(&flight), Some(ClaimOwner([1; 16])));
     }
 
     #[test]
     fn m12_an_invalid_verdict_is_remembered_for_a_while() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let refused = payment::Refused {
@@ -385,20 +420,40 @@ mod tests {
         flights.land(&waiter.flight, Landing::Invalid(refused), now);
         drop(waiter);
         assert!(matches!(
-            flights.board(payload(1), "x", now),
+            flights.board(payload(1), request("x"), now),
             Boarding::KnownInvalid(_)
         ));
         let later = now + INVALID_MEMORY + Duration::from_secs(1);
         assert!(matches!(
-            flights.board(payload(1), "x", later),
+            flights.board(payload(1), request("x"), later),
             Boarding::First(_)
         ));
+    }
+
+    /// M1: what ended takes no later flight of the same payload with it.
+    #[test]
+    fn m1_a_flight_that_ended_does_not_remove_its_successor() {
+        let (flights, now) = (Flights::default(), Instant::now());
+        let Boarding::First(old) = flights.board(payload(1), request("x"), now) else {
+            panic!("first")
+        };
+        let left = Arc::clone(&old.flight);
+        drop(old);
+        assert!(!flights.commit(&left), "nobody waits");
+        let later = now + JOIN_WINDOW - Duration::from_millis(1);
+        let successor = flights.board(payload(1), request("x"), later);
+        assert!(matches!(successor, Boarding::First(_)));
+        flights.land(&left, Landing::Abandoned, later);
+        let copy = flights.board(payload(1), request("x"), later);
+        assert!(matches!(copy, Boarding::Occupied), "{copy:?}");
+        let copy = flights.board(payload(1), request("x"), now + JOIN_WINDOW * 2);
+        assert!(matches!(copy, Boarding::Occupied), "swept: {copy:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiter_is_told_where_the_flight_is_at_its_deadline() {
         let (flights, now) = (Flights::default(), Instant::now());
-        let Boarding::First(mut waiter) = flights.board(payload(1), "x", now) else {
+        let Boarding::First(mut waiter) = flights.board(payload(1), request("x"), now) else {
             panic!("first")
         };
         let phase = waiter

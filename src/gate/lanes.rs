@@ -25,7 +25,8 @@ struct State {
     unrecovered: usize,
     /// When each payer's (offer's) verifies so far will have been paid off at its rate.
     payer_rates: HashMap<Address, Instant>,
-    offer_rates: HashMap<OfferKey, Instant>,
+    /// Apart for signatures that do not recover: nonsense must not spend the rate of the others.
+    offer_rates: HashMap<(OfferKey, bool), Instant>,
     swept: Option<Instant>,
 }
 
@@ -100,7 +101,7 @@ impl Lanes {
         let offer = claimant.offer;
         if !take(
             &mut state.offer_rates,
-            offer.clone(),
+            (offer.clone(), claimant.recovers),
             limits.verify_rate_per_offer,
             now,
         ) {
@@ -254,6 +255,21 @@ mod tests {
                 .enter(claimant(&limits, &facilitator, true), later)
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn m12_nonsense_does_not_spend_the_rate_of_an_offer() {
+        let limits = Limits {
+            verify_rate_per_offer: 1,
+            ..Limits::default()
+        };
+        let (lanes, facilitator) = (Arc::new(Lanes::default()), "https://f".into());
+        let now = Instant::now();
+        let enter = |recovers| lanes.enter(claimant(&limits, &facilitator, recovers), now);
+        assert!(enter(false).is_ok());
+        assert_eq!(enter(false).unwrap_err(), NoRoom::OfferRate);
+        assert!(enter(true).is_ok());
+        assert_eq!(enter(true).unwrap_err(), NoRoom::OfferRate);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::gate::ports::{ClaimKey, CreditScope};
 use crate::money::TransferMethod;
 use crate::table::{RouteEntry, Settings, Settle, Table};
 use crate::x402::{Authorization, Payment, Requirement};
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, Keccak256, U256};
 use http::HeaderValue;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub struct Plan {
     pub(crate) resource_url: String,
     /// Upstream credential this request may be given (M11).
     pub(crate) upstream_auth: Option<HeaderValue>,
-    /// What must be equal for a copy to be the same request (M5).
-    pub(crate) fingerprint: String,
+    /// Hash of what must be equal for a copy to be the same request (M5).
+    pub(crate) fingerprint: B256,
     /// Whether money is to be moved (`false` for `settle: never`).
     pub(crate) settles: bool,
     /// Snapshot of the settings it was decided with.
@@ -139,16 +139,35 @@ pub(super) fn plan(
         recovers,
         resource_url: resource_url.to_owned(),
         upstream_auth: super::upstream_auth(route, facts),
-        fingerprint: format!(
-            "{}\n{}\n{}\n{}",
-            facts.method,
-            facts.host.as_deref().unwrap_or_default(),
-            facts.target.raw(),
-            facts.forwarded_for
-        ),
+        fingerprint: fingerprint(route, requirement, facts),
         settles: route.settle != Settle::Never,
         settings: Arc::clone(&table.settings),
     })
+}
+
+/// Method, host, path and X-Forwarded-For of the request, and what it means here: a copy that came
+/// by another pin or met another table would be admitted by another route's payment (R1). Hashed,
+/// because flights outlive their requests and a target is as long as its sender likes.
+fn fingerprint(route: &RouteEntry, requirement: &Requirement, facts: &Facts<'_>) -> B256 {
+    let settle: &[u8] = match route.settle {
+        Settle::Before => b"before",
+        Settle::After => b"after",
+        Settle::Never => b"never",
+    };
+    let mut hasher = Keccak256::new();
+    for part in [
+        facts.method.as_bytes(),
+        facts.host.as_deref().unwrap_or_default().as_bytes(),
+        facts.target.raw().as_bytes(),
+        facts.forwarded_for.as_bytes(),
+        route.key.as_bytes(),
+        requirement.json_v2().as_bytes(),
+        settle,
+    ] {
+        hasher.update(part.len().to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize()
 }
 
 /// The first requirement that the buyer's copy matches. A v1 payment names only scheme and network,
@@ -315,8 +334,9 @@ fn check_window(
             format!("the authorisation ends at {valid_before}, and it is {now} (Unix seconds)"),
         ));
     }
-    let longest =
-        now + u64::from(requirement.max_timeout_seconds) + table.settings.validity_slack.as_secs();
+    let longest = now
+        .saturating_add(u64::from(requirement.max_timeout_seconds))
+        .saturating_add(table.settings.validity_slack.as_secs());
     if valid_before > U256::from(longest) {
         return Err(Refused::new(
             Reason::PaymentInvalid,

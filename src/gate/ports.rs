@@ -178,6 +178,8 @@ pub enum ClaimOutcome {
     Taken(ClaimRow),
     /// A credit of the scope was spent: this row is `CreditSpent`, the credit's row `Answered`.
     CreditSpent {
+        /// Who may give it back with [`Ledger::abandon`], should nobody be there to answer.
+        owner: ClaimOwner,
         /// Transaction that had paid.
         transaction: String,
     },
@@ -269,7 +271,8 @@ pub trait Ledger: Send + Sync + 'static {
         waiter: Duration,
     ) -> impl Future<Output = Result<Booked, LedgerError>> + Send;
 
-    /// The waiter of an `Owed` row is gone: it is a credit from now on.
+    /// The waiter of an `Owed` row is gone: it is a credit from now on. Of a `CreditSpent` row: the
+    /// credit it spent was not answered and is one again, the row itself is `Released`.
     fn abandon(
         &self,
         key: &ClaimKey,

@@ -10,8 +10,8 @@
 //!   durable, no settle is ever sent twice (but `settlement_pending`, by protocol).
 //! - The answer is committed by the ledger before this module returns a [`Permit`] (M5).
 //!
-//! Failure: a ledger that fails after money moved is asked again until the lease ends; then the
-//! row reads as unknown, visible, and never as refused (R9).
+//! Failure: a ledger that fails after money moved is asked again for as long as is reasonable; the
+//! row reads as unknown meanwhile, visible, and never as refused (R9).
 
 use super::flight::{Boarding, Flight, Flights, Landing, Phase, Waiter};
 use super::lanes::{Claimant, Lanes, Room};
@@ -67,8 +67,8 @@ pub struct Request<'a> {
 /// How long a claim is protected before its settle begins; what dies in it is released (M3).
 const CLAIM_LEASE: Duration = Duration::from_secs(30);
 
-/// What the lease of a settle has beyond the longest listening, so that booking can be retried.
-const SETTLE_LEASE_MARGIN: Duration = Duration::from_secs(60);
+/// How long news of a settlement is offered to a ledger that fails, beyond the longest listening.
+const BOOKING_MARGIN: Duration = Duration::from_secs(60);
 
 /// How long an owed row is kept for its waiter, who answers at once.
 const WAITER_LEASE: Duration = Duration::from_secs(10);
@@ -213,18 +213,16 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
                 Err(error) => return ledger_unavailable(&error),
             }
         }
-        let now = Instant::now();
-        let waiter = match shared.flights.board(payload, &plan.fingerprint, now) {
+        let Some(endpoint) = plan.route.endpoint.as_ref() else {
+            return unpayable();
+        };
+        let now = monotonic();
+        let waiter = match shared.flights.board(payload, plan.fingerprint, now) {
             Boarding::Occupied => return refused(Reason::PaymentInUse),
             Boarding::Answered => return refused(Reason::PaymentUsed),
-            Boarding::KnownInvalid(refused) => {
-                return super::refuse_payment(&plan.route, &plan.resource_url, &refused);
-            }
+            Boarding::KnownInvalid(refused) => return invalid(&plan, refused),
             Boarding::Joined(waiter) => waiter,
             Boarding::First(waiter) => {
-                let Some(endpoint) = plan.route.endpoint.as_ref() else {
-                    return unpayable();
-                };
                 let claimant = Claimant {
                     facilitator: &endpoint.base,
                     offer: offer_key(&plan.route),
@@ -255,6 +253,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             plan: &plan,
             waiter: Some(waiter),
             answered: false,
+            at_stake: None,
         };
         seat.wait(arrived + plan.settings.timeouts.answer).await
     }
@@ -266,6 +265,8 @@ struct Seat<'a, F: Facilitator, L: Ledger> {
     plan: &'a Arc<Plan>,
     waiter: Option<Waiter>,
     answered: bool,
+    /// The landing was taken and its answer is not committed.
+    at_stake: Option<ClaimOwner>,
 }
 
 impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
@@ -286,14 +287,19 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
         outcome
     }
 
-    async fn answer(&self, flight: &Flight, landing: Landing) -> Outcome {
+    async fn answer(&mut self, flight: &Flight, landing: Landing) -> Outcome {
         let plan = self.plan;
         match landing {
             Landing::Answerable { owner, transaction } => {
                 if !flight.consume() {
                     return refused(Reason::PaymentUsed);
                 }
-                match self.shared.ledger.answer(&plan.key, owner).await {
+                self.at_stake = Some(owner);
+                let committed = self.shared.ledger.answer(&plan.key, owner).await;
+                if committed.is_ok() {
+                    self.at_stake = None;
+                }
+                match committed {
                     Ok(Step::Done) => {
                         let settled = if transaction.is_some() {
                             Settled::Before
@@ -307,28 +313,19 @@ impl<F: Facilitator, L: Ledger> Seat<'_, F, L> {
                     Err(error) => ledger_unavailable(&error),
                 }
             }
-            Landing::Credited { transaction } => {
+            Landing::Credited { transaction, .. } => {
                 if flight.consume() {
                     admit(plan, Some(transaction), Settled::ByCredit)
                 } else {
                     refused(Reason::PaymentUsed)
                 }
             }
-            Landing::Invalid(reason) if reason.reason == Reason::PaymentUsed => {
-                Outcome::Refused(Refusal {
-                    reason: Reason::PaymentUsed,
-                    detail: reason.detail,
-                    retry_after: None,
-                })
-            }
-            Landing::Invalid(reason) => {
-                super::refuse_payment(&plan.route, &plan.resource_url, &reason)
-            }
+            Landing::Invalid(refused) => invalid(plan, refused),
             Landing::Stopped { reason, detail } => stopped(reason, detail),
             Landing::Faulted(fault) => Outcome::Unavailable(Refusal {
                 reason: verdict::fault_reason(fault.kind),
                 retry_after: fault.retry_after,
-                detail: Some(fault.detail),
+                detail: verdict::disclosable(fault.detail),
             }),
             Landing::Rejected { reason, detail } => rejected(plan, reason, detail),
             Landing::Abandoned => Outcome::Unavailable(Refusal::new(Reason::Busy, None)),
@@ -348,13 +345,56 @@ impl<F: Facilitator, L: Ledger> Drop for Seat<'_, F, L> {
                 counters.payment_failed(FailureReason::ClientDisconnected);
             });
         }
-        if let Some(owner) = flight.left_behind() {
+        let left = self.at_stake.take();
+        if let Some(owner) = left.or_else(|| self.shared.flights.left_behind(&flight)) {
             let shared = Arc::clone(self.shared);
             let plan = Arc::clone(self.plan);
             self.shared.tasks.spawn_job("abandon", async move {
                 shared.abandon(&plan, owner).await;
             });
         }
+    }
+}
+
+/// Lands a flight however its job ends. A job that dies without a landing (a defect of ours) must
+/// not leave its waiter waiting and its payload taken for good; what became of the money is in the
+/// row, whose lease ends.
+struct Runway<'a> {
+    flights: &'a Flights,
+    flight: &'a Arc<Flight>,
+    landing: Option<Landing>,
+}
+
+impl Drop for Runway<'_> {
+    fn drop(&mut self) {
+        let landing = self.landing.take().unwrap_or_else(|| {
+            let reason = if self.flight.is_settling() {
+                Reason::SettlementUnknown
+            } else {
+                Reason::InternalError
+            };
+            Landing::Stopped {
+                reason,
+                detail: None,
+            }
+        });
+        self.flights.land(self.flight, landing, monotonic());
+    }
+}
+
+/// Keeps `claims_in_flight` true, also when the job dies.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.claims_in_flight(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.claims_in_flight(-1);
     }
 }
 
@@ -367,15 +407,25 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         room: Room,
         arrived: Instant,
     ) {
-        let landing = self.run(&flight, &plan, arrived).await;
-        self.flights.land(&flight, landing, Instant::now());
+        let mut runway = Runway {
+            flights: &self.flights,
+            flight: &flight,
+            landing: None,
+        };
+        runway.landing = Some(self.run(&flight, &plan, arrived).await);
+        drop(runway);
         drop(room);
-        if let Some(owner) = flight.left_behind() {
+        if let Some(owner) = self.flights.left_behind(&flight) {
             self.abandon(&plan, owner).await;
         }
     }
 
-    async fn run(&self, flight: &Arc<Flight>, plan: &Plan, arrived: Instant) -> Landing {
+    async fn run(
+        self: &Arc<Self>,
+        flight: &Arc<Flight>,
+        plan: &Arc<Plan>,
+        arrived: Instant,
+    ) -> Landing {
         let (Some(requirement), Some(endpoint)) =
             (plan.requirement(), plan.route.endpoint.as_ref())
         else {
@@ -396,7 +446,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let timeouts = &plan.settings.timeouts;
         let answer_by = arrived + timeouts.answer;
 
-        let verify_by = answer_by.min(Instant::now() + timeouts.verify);
+        let verify_by = answer_by.min(monotonic() + timeouts.verify);
         match self
             .facilitator
             .verify(endpoint, body.clone(), verify_by)
@@ -429,8 +479,8 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let owner = match self.ledger.claim(&new_claim(plan)).await {
             Ok(ClaimOutcome::Claimed(owner)) => owner,
             Ok(ClaimOutcome::Taken(row)) => return taken(&row),
-            Ok(ClaimOutcome::CreditSpent { transaction }) => {
-                return Landing::Credited { transaction };
+            Ok(ClaimOutcome::CreditSpent { owner, transaction }) => {
+                return Landing::Credited { owner, transaction };
             }
             Ok(ClaimOutcome::UnknownOutstanding) => {
                 return Landing::Stopped {
@@ -440,40 +490,45 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             }
             Err(error) => return unrecorded(&error),
         };
-        self.metrics.claims_in_flight(1);
-        let landing = if plan.settles {
+        let _counted = InFlight::new(&self.metrics);
+        if plan.settles {
             self.settle(flight, plan, owner, body, answer_by).await
         } else {
             Landing::Answerable {
                 owner,
                 transaction: None,
             }
-        };
-        self.metrics.claims_in_flight(-1);
-        landing
+        }
     }
 
     /// `claimed -> settling -> owed`, or back (M3, M4, M8).
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         flight: &Flight,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         owner: ClaimOwner,
         body: Bytes,
         answer_by: Instant,
     ) -> Landing {
         let timeouts = &plan.settings.timeouts;
-        let lease = timeouts.settle + SETTLE_LEASE_MARGIN;
-        let lease_ends = Instant::now() + lease;
-        if answer_by.saturating_duration_since(Instant::now()) < timeouts.settle_floor {
-            self.release(plan, owner, lease_ends).await;
-            let detail = Some("too little time was left to settle".to_owned());
-            return Landing::Stopped {
-                reason: Reason::Busy,
-                detail,
-            };
+        let book_until = monotonic() + timeouts.settle + BOOKING_MARGIN;
+        let left = || answer_by.saturating_duration_since(monotonic());
+        let too_late = Landing::Stopped {
+            reason: Reason::Busy,
+            detail: Some("too little time was left to settle".to_owned()),
+        };
+        if left() < timeouts.settle_floor {
+            self.release(plan, owner, book_until).await;
+            return too_late;
         }
-        match self.ledger.begin_settle(&plan.key, owner, lease).await {
+        // From the deadline of the answer on nobody can be told how it ended, so for the payer it
+        // is unknown, and the lease makes the row read so: a new payment waits (M6). The lease
+        // binds others, not us: what is learned later is booked all the same.
+        match self.ledger.begin_settle(&plan.key, owner, left()).await {
+            Ok(Step::Done) if left() < timeouts.settle_floor => {
+                self.release(plan, owner, book_until).await;
+                return too_late;
+            }
             Ok(Step::Done) => {}
             Ok(Step::Lost) => {
                 return Landing::Stopped {
@@ -483,17 +538,17 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             }
             Err(error) => {
                 // Nothing was sent, whatever became of the row.
-                self.release(plan, owner, lease_ends).await;
+                self.release(plan, owner, book_until).await;
                 return unrecorded(&error);
             }
         }
         match self.send_settle(plan, body).await {
             Sent::Settled { transaction } => {
-                self.book(flight, plan, owner, transaction, lease_ends)
+                self.book(flight, plan, owner, transaction, book_until)
                     .await
             }
             Sent::NotDone(landing) => {
-                self.release(plan, owner, lease_ends).await;
+                self.release(plan, owner, book_until).await;
                 landing
             }
             Sent::Unknown {
@@ -506,14 +561,11 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     detail,
                     "settlement outcome unknown"
                 );
-                self.insist(lease_ends, || {
-                    self.ledger
-                        .mark_unknown(&plan.key, owner, transaction.as_deref())
-                })
-                .await;
+                self.mark_unknown(plan, owner, transaction, book_until)
+                    .await;
                 Landing::Stopped {
                     reason: Reason::SettlementUnknown,
-                    detail: Some(detail),
+                    detail: verdict::disclosable(detail),
                 }
             }
         }
@@ -530,8 +582,10 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 detail: None,
             });
         };
-        let listen_until = Instant::now() + plan.settings.timeouts.settle;
+        let listen_until = monotonic() + plan.settings.timeouts.settle;
         let mut repeated = false;
+        // What a pending answer named is kept: proof looks for it (M7).
+        let mut named = None;
         loop {
             let reply = self
                 .facilitator
@@ -542,7 +596,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 // After a pending answer the first request may still be on its way to the chain.
                 SettleReply::NotSent(fault) | SettleReply::Declined(fault) if repeated => {
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail: fault.detail,
                     };
                 }
@@ -551,7 +605,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 }
                 SettleReply::Unknown(fault) => {
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail: fault.detail,
                     };
                 }
@@ -564,18 +618,19 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                 SettleMeaning::Refused { detail, .. } => {
                     let detail = detail.unwrap_or_default();
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: named,
                         detail,
                     };
                 }
-                SettleMeaning::Pending if !repeated => {
+                SettleMeaning::Pending { transaction } if !repeated => {
+                    named = transaction;
                     repeated = true;
                     tokio::time::sleep(PENDING_PAUSE).await;
                 }
-                SettleMeaning::Pending => {
+                SettleMeaning::Pending { transaction } => {
                     let detail = "the settlement is still pending".to_owned();
                     return Sent::Unknown {
-                        transaction: None,
+                        transaction: transaction.or(named),
                         detail,
                     };
                 }
@@ -584,7 +639,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
                     detail,
                 } => {
                     return Sent::Unknown {
-                        transaction,
+                        transaction: transaction.or(named),
                         detail,
                     };
                 }
@@ -599,7 +654,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         plan: &Plan,
         owner: ClaimOwner,
         transaction: String,
-        lease_ends: Instant,
+        until: Instant,
     ) -> Landing {
         let waiter = if flight.has_waiter() {
             WAITER_LEASE
@@ -607,7 +662,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
             Duration::ZERO
         };
         let booked = self
-            .insist(lease_ends, || {
+            .insist(until, || {
                 self.ledger
                     .book_settled(&plan.key, owner, &transaction, waiter)
             })
@@ -648,14 +703,44 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         }
     }
 
-    async fn release(&self, plan: &Plan, owner: ClaimOwner, until: Instant) {
+    /// Gives a claim back. A ledger that cannot is asked again beside the answer, which is known
+    /// already and must not turn into an unknown by waiting (R9).
+    async fn release(self: &Arc<Self>, plan: &Arc<Plan>, owner: ClaimOwner, until: Instant) {
         // Lost is fine: the lease ended and the row was released (or claimed) without us.
-        self.insist(until, || self.ledger.release(&plan.key, owner))
-            .await;
+        if self.ledger.release(&plan.key, owner).await.is_err() {
+            let (shared, plan) = (Arc::clone(self), Arc::clone(plan));
+            self.tasks.spawn_job("release", async move {
+                shared
+                    .insist(until, || shared.ledger.release(&plan.key, owner))
+                    .await;
+            });
+        }
+    }
+
+    /// Writes down that a settlement is unknown, in the same way.
+    async fn mark_unknown(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        owner: ClaimOwner,
+        transaction: Option<String>,
+        until: Instant,
+    ) {
+        let named = transaction.as_deref();
+        let marked = self.ledger.mark_unknown(&plan.key, owner, named).await;
+        if marked.is_err() {
+            let (shared, plan) = (Arc::clone(self), Arc::clone(plan));
+            self.tasks.spawn_job("mark unknown", async move {
+                let mark = || {
+                    let named = transaction.as_deref();
+                    shared.ledger.mark_unknown(&plan.key, owner, named)
+                };
+                shared.insist(until, mark).await;
+            });
+        }
     }
 
     async fn abandon(&self, plan: &Plan, owner: ClaimOwner) {
-        let until = Instant::now() + WAITER_LEASE;
+        let until = monotonic() + BOOKING_MARGIN;
         if plan.settles {
             self.insist(until, || self.ledger.abandon(&plan.key, owner))
                 .await;
@@ -675,7 +760,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         loop {
             match step().await {
                 Ok(done) => return Some(done),
-                Err(error) if Instant::now() + pause < until => {
+                Err(error) if monotonic() + pause < until => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "ledger step repeated"
@@ -783,6 +868,14 @@ fn taken(row: &ClaimRow) -> Landing {
     }
 }
 
+/// A payment that a facilitator found invalid: a fresh challenge, but a conflict when it was used.
+fn invalid(plan: &Plan, refused: Refused) -> Outcome {
+    if refused.reason == Reason::PaymentUsed {
+        return stopped(Reason::PaymentUsed, refused.detail);
+    }
+    super::refuse_payment(&plan.route, &plan.resource_url, &refused)
+}
+
 /// A stop without challenge: the payer's copy is a 409, our trouble a 5xx.
 fn stopped(reason: Reason, detail: Option<String>) -> Outcome {
     let refusal = Refusal {
@@ -822,6 +915,11 @@ fn unrecorded(error: &LedgerError) -> Landing {
         reason: Reason::LedgerUnavailable,
         detail: None,
     }
+}
+
+/// The clock that deadlines are kept by; tests pause it.
+fn monotonic() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn offer_key(route: &RouteEntry) -> (Arc<str>, Arc<str>) {

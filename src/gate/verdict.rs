@@ -23,7 +23,7 @@ pub(super) enum Verified {
         /// The facilitator's words.
         detail: Option<String>,
     },
-    /// The facilitator contradicts itself: 502.
+    /// The facilitator contradicts itself or could not look: 502.
     Nonsense(String),
 }
 
@@ -43,7 +43,10 @@ pub(super) enum SettleMeaning {
         detail: Option<String>,
     },
     /// `settlement_pending`: the same bytes may be sent once more.
-    Pending,
+    Pending {
+        /// Transaction, when one was named.
+        transaction: Option<String>,
+    },
     /// Money may have moved.
     Unknown {
         /// Transaction, when one was named.
@@ -104,6 +107,19 @@ const NONCE_USED: &[&str] = &[
     "duplicate_settlement",
 ];
 
+/// Reasons by which a facilitator says, in the form of a verdict, that it failed itself (a chain it
+/// cannot reach, a defect). That is no fault of the payer: no challenge, nothing remembered (R9).
+const FACILITATOR_FAULTS: &[&str] = &[
+    "unexpected_verify_error",
+    "unexpected_settle_error",
+    "unexpected_error",
+    "internal_error",
+    "internal_server_error",
+];
+
+/// Longest word of a facilitator that is repeated: a hash or an address, no signature.
+const LONGEST_WORD: usize = 66;
+
 /// Reads a verify verdict (M4).
 pub(super) fn verified(response: &VerifyResponse, payer: Address) -> Verified {
     if response.is_valid {
@@ -113,6 +129,9 @@ pub(super) fn verified(response: &VerifyResponse, payer: Address) -> Verified {
         };
     }
     let code = response.invalid_reason.as_deref().unwrap_or_default();
+    if FACILITATOR_FAULTS.contains(&code) {
+        return Verified::Nonsense(format!("verify failed at the facilitator: {code}"));
+    }
     let reason = if NONCE_USED.contains(&code) {
         Reason::PaymentUsed
     } else if code == "permit2_allowance_required" {
@@ -163,7 +182,7 @@ pub(super) fn settled(
         response.error_message.as_deref(),
     );
     if code == "settlement_pending" {
-        return SettleMeaning::Pending;
+        return SettleMeaning::Pending { transaction };
     }
     if is_refusal(response) {
         return SettleMeaning::Refused {
@@ -222,10 +241,47 @@ fn names_other(named: Option<&str>, payer: Address) -> Option<String> {
     }
 }
 
+/// What a buyer may read of a text that names the inside of our or the facilitator's house: all of
+/// it, or nothing.
+pub(super) fn disclosable(detail: String) -> Option<String> {
+    is_disclosable(&detail).then_some(detail)
+}
+
+/// Whether a text names no address, credential or signature (R13).
+///
+/// Client libraries of facilitators put the URL of their chain node (and the key in its path), the
+/// request that failed and its signature into error texts; TLS and resolver errors name internal
+/// hosts. A text is kept whole or dropped whole, half a secret is one too.
+fn is_disclosable(text: &str) -> bool {
+    let plain = |word: &str| {
+        word.len() <= LONGEST_WORD
+            && !word.contains(['@', '='])
+            && !word.contains("://")
+            && !is_host(word)
+            && !word.eq_ignore_ascii_case("bearer")
+    };
+    !text.is_empty() && text.split_whitespace().all(plain)
+}
+
+/// A name or an address with a dot or several colons inside: `rpc.internal`, `10.0.0.1:8545`, `::1`.
+/// A decimal number, the dot at the end of a sentence and a CAIP-2 chain are none.
+fn is_host(word: &str) -> bool {
+    let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let number = word
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let dots = word.bytes().filter(|byte| *byte == b'.').count();
+    let has_port = word
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    let is_chain = word.starts_with("eip155:");
+    dots > usize::from(number) || word.contains("::") || (has_port && !is_chain)
+}
+
 fn joined(reason: Option<&str>, message: Option<&str>) -> Option<String> {
     match (
-        reason.filter(|text| !text.is_empty()),
-        message.filter(|text| !text.is_empty()),
+        reason.filter(|text| is_disclosable(text)),
+        message.filter(|text| is_disclosable(text)),
     ) {
         (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
         (Some(only), None) | (None, Some(only)) => Some(only.to_owned()),
@@ -307,6 +363,50 @@ mod tests {
         );
         let other = Address::repeat_byte(1).to_string();
         assert!(matches!(says(Some(&other)), Verified::Nonsense(_)));
+    }
+
+    #[test]
+    fn r9_a_facilitator_that_failed_itself_is_no_fault_of_the_payer() {
+        for reason in FACILITATOR_FAULTS {
+            let response = VerifyResponse {
+                is_valid: false,
+                invalid_reason: Some((*reason).to_owned()),
+                invalid_message: Some("HTTP request failed".to_owned()),
+                payer: None,
+            };
+            let meaning = verified(&response, Address::ZERO);
+            assert!(matches!(meaning, Verified::Nonsense(_)), "{meaning:?}");
+        }
+    }
+
+    #[test]
+    fn r13_what_names_the_inside_of_a_house_is_dropped_whole() {
+        let signature = "ab".repeat(65);
+        for text in [
+            "HTTP request failed. URL: https://base.g.alchemy.example/v2/KEY",
+            "cannot connect: certificate not valid for name \"facilitator.payments.svc\"",
+            "connect ECONNREFUSED 10.0.0.7:8545",
+            "connect ECONNREFUSED ::1",
+            "no route to redis:6379",
+            "rejected Authorization Bearer abc",
+            "key=abc",
+            &format!("reverted with args 0x{signature}"),
+            "",
+        ] {
+            assert_eq!(disclosable(text.to_owned()), None, "{text}");
+        }
+        for text in [
+            "invalid_exact_evm_insufficient_balance",
+            "balance is 0.5, and 1.25 is needed.",
+            "answered 500 without a verdict: the body is a page, not JSON",
+            "cannot connect: Connection refused (os error 111)",
+            "the network eip155:84532 is not supported",
+            "success for another payer: 0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+        ] {
+            assert!(disclosable(text.to_owned()).is_some(), "{text}");
+        }
+        let told = joined(Some("invalid_scheme"), Some("see http://10.0.0.7/"));
+        assert_eq!(told.as_deref(), Some("invalid_scheme"));
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub(super) async fn holds<L: Ledger>(open: impl AsyncFn(Clock) -> L) {
     a_credit_is_spent_only_by_its_own_scope(fresh().await).await;
     the_old_authorisation_alone_gets_nothing(fresh().await).await;
     one_credit_is_spent_once_by_twenty_at_once(fresh().await).await;
+    a_spent_credit_that_nobody_was_answered_with_is_given_back_once(fresh().await).await;
     an_unknown_stops_its_payer_and_route_until_it_is_over(fresh().await).await;
     an_unknown_that_becomes_known_stops_nobody(fresh().await).await;
     a_transaction_pays_for_one_payment(fresh().await).await;
@@ -411,12 +412,7 @@ async fn an_owed_row_is_a_credit_once_its_waiter_is_gone(f: Fresh<impl Ledger>) 
     f.time.pass(WAITER);
     assert_eq!(f.upkeep().await.credits, 1);
     let spent = f.ledger.claim(&claim(3)).await.unwrap();
-    assert_eq!(
-        spent,
-        ClaimOutcome::CreditSpent {
-            transaction: "0xc1".into()
-        }
-    );
+    assert_eq!(credit_of(&spent), "0xc1");
     assert_eq!(f.state(1).await, Some(ClaimState::Answered));
     assert_eq!(f.state(3).await, Some(ClaimState::CreditSpent));
     assert_eq!(f.upkeep().await.credits, 0);
@@ -442,12 +438,7 @@ async fn a_joiner_answers_an_abandoned_row_unless_the_credit_was_spent(f: Fresh<
     );
     let owner = f.credit(&claim(2), "0xc2").await;
     let spent = f.ledger.claim(&claim(3)).await.unwrap();
-    assert_eq!(
-        spent,
-        ClaimOutcome::CreditSpent {
-            transaction: "0xc2".into()
-        }
-    );
+    assert_eq!(credit_of(&spent), "0xc2");
     assert_eq!(
         f.ledger.answer(&key(2), owner).await.unwrap(),
         Step::Lost,
@@ -484,12 +475,7 @@ async fn a_credit_is_spent_only_by_its_own_scope(f: Fresh<impl Ledger>) {
             .ledger
             .claim(&claim(if transaction == "0xc1" { 20 } else { 21 }))
             .await;
-        assert_eq!(
-            spent.unwrap(),
-            ClaimOutcome::CreditSpent {
-                transaction: transaction.into()
-            }
-        );
+        assert_eq!(credit_of(&spent.unwrap()), transaction);
     }
     f.claimed(&claim(22)).await;
 }
@@ -519,6 +505,26 @@ async fn one_credit_is_spent_once_by_twenty_at_once(f: Fresh<impl Ledger>) {
         .filter(|o| matches!(o, ClaimOutcome::Claimed(_)))
         .count();
     assert_eq!((spent, claimed), (1, 19));
+}
+
+/// M6: money that was paid is not lost with the payment that was to spend it.
+async fn a_spent_credit_that_nobody_was_answered_with_is_given_back_once(f: Fresh<impl Ledger>) {
+    f.credit(&claim(1), "0xc1").await;
+    let spent = f.ledger.claim(&claim(2)).await.unwrap();
+    let ClaimOutcome::CreditSpent { owner, .. } = spent else {
+        panic!("{spent:?}")
+    };
+    let abandon = async |owner| f.ledger.abandon(&key(2), owner).await.unwrap();
+    assert_eq!(abandon(ClaimOwner([0xfe; 16])).await, Step::Lost);
+    assert_eq!(f.state(1).await, Some(ClaimState::Answered));
+    assert_eq!(abandon(owner).await, Step::Done);
+    assert_eq!(f.state(1).await, Some(ClaimState::Owed));
+    assert_eq!(f.state(2).await, Some(ClaimState::Released));
+    assert_eq!(f.upkeep().await.credits, 1);
+    let again = f.ledger.claim(&claim(2)).await.unwrap();
+    assert_eq!(credit_of(&again), "0xc1");
+    assert_eq!(abandon(owner).await, Step::Lost, "a repetition (R8)");
+    assert_eq!(f.state(1).await, Some(ClaimState::Answered));
 }
 
 async fn an_unknown_stops_its_payer_and_route_until_it_is_over(f: Fresh<impl Ledger>) {
@@ -565,12 +571,7 @@ async fn an_unknown_that_becomes_known_stops_nobody(f: Fresh<impl Ledger>) {
         .await
         .unwrap();
     let spent = f.ledger.claim(&claim(2)).await.unwrap();
-    assert_eq!(
-        spent,
-        ClaimOutcome::CreditSpent {
-            transaction: "0xc1".into()
-        }
-    );
+    assert_eq!(credit_of(&spent), "0xc1");
 }
 
 async fn a_transaction_pays_for_one_payment(f: Fresh<impl Ledger>) {
@@ -788,6 +789,14 @@ fn total(name: &str, count: u64, amount: u128) -> Total {
         count,
         amount,
         last_success: u64::try_from(START).unwrap(),
+    }
+}
+
+/// The transaction of the credit that was spent.
+pub(super) fn credit_of(outcome: &ClaimOutcome) -> &str {
+    match outcome {
+        ClaimOutcome::CreditSpent { transaction, .. } => transaction,
+        other => panic!("no credit was spent: {other:?}"),
     }
 }
 

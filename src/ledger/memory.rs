@@ -41,6 +41,8 @@ struct Row {
     claim: NewClaim,
     state: ClaimState,
     owner: Option<ClaimOwner>,
+    /// Of a `CreditSpent` row: the credit it spent.
+    spends: Option<ClaimKey>,
     /// Milliseconds. Of an `Owed` row: until when a waiter keeps it from being a credit.
     lease_until: i64,
     transaction: Option<String>,
@@ -156,12 +158,29 @@ impl Ledger for MemoryLedger {
     }
 
     async fn abandon(&self, key: &ClaimKey, owner: ClaimOwner) -> Result<Step, LedgerError> {
-        Ok(self.step(
-            key,
-            owner,
-            |row, _| row.state == ClaimState::Owed,
-            |row, now| row.lease_until = now,
-        ))
+        let now = millis(self.clock.now());
+        let State { rows, open, .. } = &mut *self.state();
+        let Some(row) = rows.get_mut(key).filter(|row| row.owner == Some(owner)) else {
+            return Ok(Step::Lost);
+        };
+        if row.state == ClaimState::CreditSpent {
+            row.state = ClaimState::Released;
+            row.owner = None;
+            let credit = row.spends.take();
+            if let Some(credit) = credit.and_then(|key| rows.get_mut(&key)) {
+                credit.give_back(now);
+                let open = open.entry(buyer(&credit.claim)).or_default();
+                if !open.contains(&credit.claim.key) {
+                    open.push(credit.claim.key);
+                }
+            }
+            return Ok(Step::Done);
+        }
+        if row.state != ClaimState::Owed {
+            return Ok(Step::Lost);
+        }
+        row.lease_until = now;
+        Ok(Step::Done)
     }
 
     async fn answer(&self, key: &ClaimKey, owner: ClaimOwner) -> Result<Step, LedgerError> {
@@ -292,20 +311,19 @@ impl State {
             .filter(|row| row.is_credit(now) && row.claim.scope == claim.scope)
             .min_by_key(|row| row.created_at)
             .map(|row| row.claim.key);
+        // Unique is all an owner must be, inside one process.
+        self.owners += 1;
+        let owner = ClaimOwner(self.owners.to_be_bytes());
         if claim.may_spend_credit
             && let Some(credit) = oldest.and_then(|key| self.rows.get_mut(&key))
         {
             credit.state = ClaimState::Answered;
             let transaction = credit.transaction.clone().unwrap_or_default();
-            self.rows.insert(
-                claim.key,
-                Row::new(claim, ClaimState::CreditSpent, None, now),
-            );
-            return ClaimOutcome::CreditSpent { transaction };
+            let mut row = Row::new(claim, ClaimState::CreditSpent, Some(owner), now);
+            row.spends = Some(credit.claim.key);
+            self.rows.insert(claim.key, row);
+            return ClaimOutcome::CreditSpent { owner, transaction };
         }
-        // Unique is all an owner must be, inside one process.
-        self.owners += 1;
-        let owner = ClaimOwner(self.owners.to_be_bytes());
         self.rows.insert(
             claim.key,
             Row::new(claim, ClaimState::Claimed, Some(owner), now),
@@ -333,6 +351,7 @@ impl Row {
             claim: claim.clone(),
             state,
             owner,
+            spends: None,
             lease_until: until(now, claim.lease),
             transaction: None,
             created_at: now,
@@ -360,6 +379,14 @@ impl Row {
 
     fn is_credit(&self, now: i64) -> bool {
         self.state == ClaimState::Owed && self.lease_until <= now
+    }
+
+    /// Takes back that this credit was spent.
+    fn give_back(&mut self, now: i64) {
+        if self.state == ClaimState::Answered {
+            self.state = ClaimState::Owed;
+            self.lease_until = now;
+        }
     }
 
     const fn is_settled(&self) -> bool {

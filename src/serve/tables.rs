@@ -20,9 +20,15 @@ use tokio::time::Instant;
 /// Pause before the ledger is offered the same paths again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Why `verifyOnly` is refused where the ledger forgets.
+pub(super) const FORGETFUL: &str = "verifyOnly needs a ledger that survives a restart, or a payment \
+     buys an answer after each one (M10): use --ledger sqlite:PATH";
+
 /// Owns the writer.
 #[derive(Debug)]
 pub(super) struct Tables<F, L> {
+    /// Whether the ledger survives a restart.
+    pub(super) durable: bool,
     pub(super) writer: TableWriter,
     pub(super) updates: Receiver<Update>,
     pub(super) gate: Gate<F, L>,
@@ -54,12 +60,25 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 },
                 () = sleep_until(wake) => Update::Tick,
             };
-            let Some(applied) = self.apply(update).await else {
+            let Some(applied) = self.apply(self.checked(update)).await else {
                 return;
             };
             next_tick = applied.next_tick.map(instant_of);
             unsaved.add(applied.path_changes, applied.path_removals);
             retry = self.save(&mut unsaved).await;
+        }
+    }
+
+    /// An update, or why it cannot be applied here (M10): the last good state stays (R6).
+    fn checked(&self, update: Update) -> Update {
+        match update {
+            Update::Document { settings, .. } if settings.verify_only && !self.durable => {
+                Update::Failed {
+                    source: "file",
+                    error: FORGETFUL.to_owned(),
+                }
+            }
+            other => other,
         }
     }
 

@@ -582,12 +582,15 @@ async fn m4_a_missing_allowance_is_412_and_a_used_nonce_409() {
     );
     assert!(answer.headers.contains_key("payment-required"));
     facilitator.next_verify(Reply::invalid("invalid_exact_evm_nonce_already_used"));
-    let answer = verifier
-        .ask("/paid/x")
-        .pay(&Wallet::new(25).pay_v2(&challenge))
-        .send()
-        .await;
-    assert_eq!(verdict(&answer), (409, "payment_used".to_owned()));
+    let used = Wallet::new(25).pay_v2(&challenge);
+    for time in ["first", "remembered"] {
+        let answer = verifier.ask("/paid/x").pay(&used).send().await;
+        assert_eq!(verdict(&answer), (409, "payment_used".to_owned()), "{time}");
+        assert!(
+            !answer.headers.contains_key("payment-required"),
+            "R9: a conflict has no challenge ({time})"
+        );
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub(super) struct Advance {
 pub(super) enum Target {
     /// `Claimed -> Settling`.
     Settling(Duration),
-    /// `Owed` stays and becomes a credit.
+    /// `Owed` stays and becomes a credit; `CreditSpent -> Released` gives its credit back.
     Abandoned,
     /// `Owed -> Answered`, `Claimed -> Answered` where nothing settles.
     Answered,
@@ -113,9 +113,9 @@ pub(super) async fn claim(
         && let Some((credit, transaction)) = spend_credit(connection, claim, now).await?
     {
         let spent = ClaimState::CreditSpent;
-        insert(connection, claim, spent, None, Some(credit), now).await?;
+        insert(connection, claim, spent, Some(owner), Some(credit), now).await?;
         let transaction = transaction.unwrap_or_default();
-        return Ok(ClaimOutcome::CreditSpent { transaction });
+        return Ok(ClaimOutcome::CreditSpent { owner, transaction });
     }
     let claimed = ClaimState::Claimed;
     insert(connection, claim, claimed, Some(owner), None, now).await?;
@@ -215,30 +215,34 @@ async fn spend_credit(
     .await
 }
 
-/// Gives a spent credit back, because nobody heard that it was spent.
-pub(super) async fn unspend_credit(
+/// Gives a spent credit back, because nobody was there to be answered. It names the owner, so that
+/// a repetition cannot take back what the same key spent and answered later.
+async fn unspend_credit(
     connection: &mut SqliteConnection,
     key: &ClaimKey,
+    owner: ClaimOwner,
     now: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<Step, sqlx::Error> {
     sqlx::query(
-        "UPDATE claims SET state = 'owed', lease_until = ?2, updated_at = ?2 WHERE state = \
-         'answered' AND key = (SELECT spends FROM claims WHERE key = ?1 AND state = \
+        "UPDATE claims SET state = 'owed', lease_until = ?3, updated_at = ?3 WHERE state = \
+         'answered' AND key = (SELECT spends FROM claims WHERE key = ?1 AND owner = ?2 AND state = \
          'credit_spent')",
     )
     .bind(key_bytes(key))
+    .bind(owner.0.to_vec())
     .bind(now)
     .execute(&mut *connection)
     .await?;
-    sqlx::query(
-        "UPDATE claims SET state = 'released', spends = NULL, updated_at = ?2 WHERE key = ?1 AND \
-         state = 'credit_spent'",
+    let released = sqlx::query(
+        "UPDATE claims SET state = 'released', owner = NULL, spends = NULL, updated_at = ?3 WHERE \
+         key = ?1 AND owner = ?2 AND state = 'credit_spent'",
     )
     .bind(key_bytes(key))
+    .bind(owner.0.to_vec())
     .bind(now)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done(released.rows_affected()))
 }
 
 /// One step of one row.
@@ -284,8 +288,11 @@ pub(super) async fn advance(
         .bind(step.owner.0.to_vec())
         .bind(now)
         .bind(lease_until)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    if changed.rows_affected() == 0 && step.to == Target::Abandoned {
+        return unspend_credit(connection, &step.key, step.owner, now).await;
+    }
     Ok(done(changed.rows_affected()))
 }
 

@@ -61,8 +61,6 @@ pub(super) enum Write {
     SavePaths(Vec<PathRecord>, Vec<PathRecord>, Reply<()>),
     ApplyLeases(Reply<()>),
     Prune(Timestamp, Reply<usize>),
-    /// Takes back a claim that spent a credit and was not heard of.
-    Unspend(ClaimKey, Reply<()>),
     /// A statement to run after the commit, outside of any transaction, to provoke faults.
     #[cfg(test)]
     Raw(&'static str, Reply<()>),
@@ -148,9 +146,7 @@ impl Write {
             Self::Claim(_, _, reply) => {
                 matches!(reply.result, Some(Ok(ClaimOutcome::CreditSpent { .. })))
             }
-            Self::MarkUnknown(..) | Self::ApplyLeases(_) | Self::Prune(..) | Self::Unspend(..) => {
-                false
-            }
+            Self::MarkUnknown(..) | Self::ApplyLeases(_) | Self::Prune(..) => false,
             #[cfg(test)]
             Self::Raw(..) => false,
         }
@@ -168,8 +164,7 @@ impl Write {
             | Self::MarkUnknown(..)
             | Self::SavePaths(..)
             | Self::ApplyLeases(_)
-            | Self::Prune(..)
-            | Self::Unspend(..) => false,
+            | Self::Prune(..) => false,
             #[cfg(test)]
             Self::Raw(..) => false,
         }
@@ -210,10 +205,6 @@ impl Write {
                 let pruned = upkeep::prune(connection, rows::millis(*at)).await?;
                 reply.result = Some(Ok(pruned));
             }
-            Self::Unspend(key, reply) => {
-                transitions::unspend_credit(connection, key, now).await?;
-                reply.result = Some(Ok(()));
-            }
             #[cfg(test)]
             Self::Raw(_, reply) => reply.result = Some(Ok(())),
         }
@@ -227,7 +218,7 @@ impl Write {
                 reply.result = Some(Err(fault));
             }
             Self::Book(_, _, reply) => reply.result = Some(Err(fault)),
-            Self::SavePaths(_, _, reply) | Self::ApplyLeases(reply) | Self::Unspend(_, reply) => {
+            Self::SavePaths(_, _, reply) | Self::ApplyLeases(reply) => {
                 reply.result = Some(Err(fault));
             }
             Self::Prune(_, reply) => reply.result = Some(Err(fault)),
@@ -241,7 +232,9 @@ impl Write {
         match self {
             Self::Claim(claim, owner, mut reply) => match reply.deliver(outcome)? {
                 ClaimOutcome::Claimed(_) => Some(Self::undo(claim.key, owner, Target::Released)),
-                ClaimOutcome::CreditSpent { .. } => Some(Self::Unspend(claim.key, Reply::nobody())),
+                ClaimOutcome::CreditSpent { .. } => {
+                    Some(Self::undo(claim.key, owner, Target::Abandoned))
+                }
                 ClaimOutcome::Taken(_) | ClaimOutcome::UnknownOutstanding => None,
             },
             Self::Advance(Advance { key, owner, to }, mut reply) => {
@@ -258,9 +251,9 @@ impl Write {
             }
             Self::MarkUnknown(_, mut reply) => reply.deliver(outcome).and(None),
             Self::Book(_, _, mut reply) => reply.deliver(outcome).and(None),
-            Self::SavePaths(_, _, mut reply)
-            | Self::ApplyLeases(mut reply)
-            | Self::Unspend(_, mut reply) => reply.deliver(outcome).and(None),
+            Self::SavePaths(_, _, mut reply) | Self::ApplyLeases(mut reply) => {
+                reply.deliver(outcome).and(None)
+            }
             Self::Prune(_, mut reply) => reply.deliver(outcome).and(None),
             #[cfg(test)]
             Self::Raw(_, mut reply) => reply.deliver(outcome).and(None),
@@ -466,6 +459,7 @@ mod tests {
     #[test]
     fn what_m3_calls_durable_is_synced_and_a_plain_claim_is_not() {
         let spent = ClaimOutcome::CreditSpent {
+            owner: OWNER,
             transaction: "0xc1".into(),
         };
         let synced = [
