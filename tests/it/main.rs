@@ -9,6 +9,8 @@
 )]
 
 #[cfg(test)]
+mod bypass;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod cli;
@@ -19,10 +21,16 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod money;
 #[cfg(test)]
 mod parts;
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod soak;
