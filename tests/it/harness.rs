@@ -363,6 +363,14 @@ impl Wallet {
         Self { key, address }
     }
 
+    /// The wallet of a private key in hex, as those of [`crate::parts::ACCOUNTS`]: real money.
+    pub(crate) fn of_key(key: &str) -> Self {
+        let key = alloy_primitives::hex::decode(key).expect("hex");
+        let key = SigningKey::from_slice(&key).expect("a valid scalar");
+        let address = Address::from_public_key(key.verifying_key());
+        Self { key, address }
+    }
+
     /// A payment for the first option of a challenge, x402 v2.
     pub(crate) fn pay_v2(&self, challenge: &Value) -> Value {
         self.pay_option(challenge, 0)

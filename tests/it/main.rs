@@ -9,6 +9,8 @@
 )]
 
 #[cfg(test)]
+mod bypass;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod cli;
@@ -21,6 +23,8 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod limits;
@@ -31,6 +35,8 @@ mod observed;
 #[cfg(test)]
 mod parts;
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reload;
@@ -38,3 +44,5 @@ mod reload;
 mod routes;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod soak;

@@ -1,0 +1,188 @@
+//! No way around the gate through a real Traefik: the table of `crate::hostile`, sent as raw bytes.
+//!
+//! Three entry points: as Traefik comes, with the documented options, and with its path cleaning
+//! switched off. What counts is what reached the service: nothing there may be a paid path in
+//! anybody's reading. Rules: R1, design section 4.
+
+use super::shop::documented_entry_point;
+use super::upstream::Upstream;
+use crate::bypass::{exchange, shop as pricing};
+use crate::harness::{SELLER, Verifier};
+use crate::hostile::{self, Want, may_be_paid};
+use crate::parts::Traefik;
+
+/// All targets go to one middleware, as where one verifier guards a whole host.
+fn dynamic(verifier: &str, upstream: &str) -> String {
+    format!(
+        "http:
+  routers:
+    all: {{rule: \"PathPrefix(`/`)\", entryPoints: [web, documented, raw], middlewares: [pay], service: up}}
+    strip: {{rule: \"Host(`strip.example`)\", entryPoints: [web, documented, raw], middlewares: [strip, pay], service: up}}
+    rewrite: {{rule: \"Host(`rewrite.example`)\", entryPoints: [web, documented, raw], middlewares: [rewrite, pay], service: up}}
+    late: {{rule: \"Host(`late.example`)\", entryPoints: [web, documented, raw], middlewares: [pay, strip], service: up}}
+  middlewares:
+    pay: {{forwardAuth: {{address: \"{verifier}/verify\", trustForwardHeader: false, maxResponseBodySize: 65536, authResponseHeaders: [Authorization, X-Payment-Payer, X-Verified-Wallet, Payment-Response, X-Payment-Response, Payment-Signature, X-Payment]}}}}
+    strip: {{stripPrefix: {{prefixes: [/api]}}}}
+    rewrite: {{replacePathRegex: {{regex: \"^/api(.*)\", replacement: \"/$1\"}}}}
+  services: {{up: {{loadBalancer: {{servers: [{{url: \"{upstream}\"}}]}}}}}}
+"
+    )
+}
+
+struct Front {
+    traefik: Traefik,
+    upstream: Upstream,
+    _verifier: Verifier,
+}
+
+impl Front {
+    async fn open(unmatched: &str) -> Self {
+        let upstream = Upstream::start().await;
+        let pricing = pricing("http://127.0.0.1:9", SELLER, unmatched);
+        let verifier = Verifier::start(&pricing).await;
+        let documented = documented_entry_point();
+        let entry_points = [
+            ("web", ""),
+            ("documented", documented.as_str()),
+            ("raw", "http: {sanitizePath: false}"),
+        ];
+        let dynamic = dynamic(&verifier.url(""), &upstream.url());
+        let traefik = Traefik::start_with(&dynamic, &entry_points).await;
+        Self {
+            traefik,
+            upstream,
+            _verifier: verifier,
+        }
+    }
+
+    /// Statuses, and the targets that reached the service.
+    async fn send(&self, entry_point: &str, request: &[u8]) -> (Vec<u16>, Vec<Vec<u8>>) {
+        let (statuses, _) = exchange(self.traefik.port(entry_point), request).await;
+        let reached = self.upstream.take();
+        (
+            statuses,
+            reached.into_iter().map(|head| head.target).collect(),
+        )
+    }
+}
+
+const ENTRY_POINTS: [&str; 3] = ["web", "documented", "raw"];
+
+fn request(method: &str, host: &str, target: &[u8], rest: &str) -> Vec<u8> {
+    let mut bytes = format!("{method} ").into_bytes();
+    bytes.extend_from_slice(target);
+    bytes.extend_from_slice(format!(" HTTP/1.1\r\nHost: {host}\r\n{rest}\r\n").as_bytes());
+    bytes
+}
+
+const CLOSE: &str = "Connection: close\r\n";
+
+async fn judge(unmatched: &str) {
+    let front = Front::open(unmatched).await;
+    let mut wrong = Vec::new();
+    let mut reached_something = 0;
+    for entry_point in ENTRY_POINTS {
+        for row in hostile::targets() {
+            let bytes = request("GET", "shop.example", &row.target, CLOSE);
+            let (statuses, reached) = front.send(entry_point, &bytes).await;
+            let passed = reached.iter().find(|target| may_be_paid(target));
+            let right = match row.want {
+                // The proxy may clean it to what is really free.
+                Want::Never => passed.is_none(),
+                Want::Free => passed.is_none() && statuses == [200] && reached.len() == 1,
+                Want::Unmatched if unmatched == "allow" => {
+                    passed.is_none() && statuses == [200] && reached.len() == 1
+                }
+                Want::Unmatched => statuses == [403] && reached.is_empty(),
+            };
+            reached_something += reached.len();
+            if !right {
+                let reached: Vec<_> = reached
+                    .iter()
+                    .map(|target| String::from_utf8_lossy(target))
+                    .collect();
+                wrong.push(format!(
+                    "{entry_point}: {}: {:?} {statuses:?} {reached:?}",
+                    row.name, row.want
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{unmatched}:\n{}", wrong.join("\n"));
+    assert!(reached_something > 20, "the free rows reach the service");
+}
+
+#[tokio::test]
+async fn r1_no_hostile_target_reaches_the_paid_handler_where_the_unmatched_is_denied() {
+    judge("deny").await;
+}
+
+#[tokio::test]
+async fn r1_no_hostile_target_reaches_the_paid_handler_where_the_unmatched_is_allowed() {
+    judge("allow").await;
+}
+
+#[tokio::test]
+async fn r1_no_header_method_or_framing_reaches_the_paid_handler() {
+    for unmatched in ["deny", "allow"] {
+        let front = Front::open(unmatched).await;
+        for entry_point in ENTRY_POINTS {
+            for row in hostile::HEADERS {
+                let bytes = request(row.method, "shop.example", row.target.as_bytes(), row.rest);
+                let (statuses, reached) = front.send(entry_point, &bytes).await;
+                let passed = reached.iter().find(|target| may_be_paid(target));
+                assert!(
+                    passed.is_none(),
+                    "{entry_point}: {}: {statuses:?}",
+                    row.name
+                );
+                if row.target == "/paid/x" {
+                    let refused = statuses.iter().all(|status| *status >= 400);
+                    assert!(
+                        refused && !statuses.is_empty(),
+                        "{entry_point}: {}: {statuses:?}",
+                        row.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn r1_no_rewriting_middleware_leads_around_the_gate() {
+    for unmatched in ["deny", "allow"] {
+        let front = Front::open(unmatched).await;
+        for entry_point in ENTRY_POINTS {
+            for host in ["strip.example", "rewrite.example"] {
+                for target in [
+                    "/api../paid/x",
+                    "/api/../paid/x",
+                    "/api/..",
+                    "/api/%2e%2e/paid/x",
+                    "/api/paid/x",
+                    "/api//paid/x",
+                    "/api/./paid",
+                    "/api%2fpaid/x",
+                    "/api../admin",
+                ] {
+                    let bytes = request("GET", host, target.as_bytes(), CLOSE);
+                    let (statuses, reached) = front.send(entry_point, &bytes).await;
+                    let passed = reached.iter().find(|target| may_be_paid(target));
+                    assert!(
+                        passed.is_none(),
+                        "{entry_point} {host} {target}: {statuses:?} {passed:?}"
+                    );
+                }
+            }
+            // Stripped behind the gate, the service's /paid is the buyer's /api/paid: the gate must not be
+            // asked about another path than the buyer's.
+            let bytes = request("GET", "late.example", b"/api../paid/x", CLOSE);
+            let (statuses, reached) = front.send(entry_point, &bytes).await;
+            assert!(
+                !reached.iter().any(|target| may_be_paid(target)),
+                "{statuses:?} {reached:?}"
+            );
+        }
+    }
+}
