@@ -69,7 +69,7 @@ recipe_token() { # bytecode of the EIP-3009 token
 recipe_peers() { # the target folder stays beside it, so that a small change builds in seconds
   export CARGO_TARGET_DIR=$tools/peers-target
   cargo build --release --locked --manifest-path "$peers/Cargo.toml"
-  cp "$CARGO_TARGET_DIR"/release/{buyer,axum-static,paygate} "$dest"
+  cp "$CARGO_TARGET_DIR"/release/{buyer,axum-static,paygate,paced,payments,yes-facilitator} "$dest"
 }
 
 # ---- machinery ----

@@ -31,10 +31,10 @@ async fn main() -> Result<(), Error> {
             .filter(|line| !line.is_empty())
         {
             let (name, value) = line.split_once(':').ok_or("a header line has no colon")?;
-            headers.append(
-                name.parse::<HeaderName>()?,
-                HeaderValue::from_str(value.trim())?,
-            );
+            let name: HeaderName = name.parse()?;
+            if !OWN.contains(&name.as_str()) {
+                headers.append(name, HeaderValue::from_str(value.trim())?);
+            }
         }
     }
     let body = Bytes::from(
