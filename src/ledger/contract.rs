@@ -794,10 +794,10 @@ fn total(name: &str, count: u64, amount: u128) -> Total {
 
 /// The transaction of the credit that was spent.
 pub(super) fn credit_of(outcome: &ClaimOutcome) -> &str {
-    match outcome {
-        ClaimOutcome::CreditSpent { transaction, .. } => transaction,
-        other => panic!("no credit was spent: {other:?}"),
-    }
+    let ClaimOutcome::CreditSpent { transaction, .. } = outcome else {
+        panic!("no credit was spent: {outcome:?}");
+    };
+    transaction
 }
 
 pub(super) fn owner_of(outcome: &ClaimOutcome) -> ClaimOwner {
