@@ -8,7 +8,8 @@
 //!
 //! A half-written file never becomes a table: what was read counts only when the metadata is still
 //! the same a moment later (a write in between leaves a later change time). The document is parsed
-//! meanwhile, so that the wait costs no time.
+//! meanwhile, so that the wait costs no time. Where notifications arrive, a file that somebody
+//! writes in place is not even looked at before it is closed, however long the writer pauses.
 //!
 //! Failure keeps the last good table (R6): a file that is missing, unreadable or unusable becomes
 //! one [`Update::Failed`] and one warning per change of cause, is tried again for ever, and says so
@@ -228,7 +229,11 @@ impl FileSource {
 /// Looks once, waits until it can be taken for true, and says what is new.
 async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), JoinError> {
     let (returned, look) = spawn_blocking(move || {
-        let look = eyes.look();
+        let look = if eyes.see_a_writer() {
+            None
+        } else {
+            eyes.look()
+        };
         (eyes, look)
     })
     .await?;
@@ -237,12 +242,14 @@ async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), Joi
         return Ok((eyes, None));
     };
     tokio::time::sleep_until(look.at + SETTLE).await;
-    let (eyes, seen) = spawn_blocking(move || {
-        let seen = eyes.confirm(look);
-        (eyes, seen)
+    let (eyes, written, seen) = spawn_blocking(move || {
+        // Its close rings the bell.
+        let written = eyes.see_a_writer();
+        let seen = if written { None } else { eyes.confirm(look) };
+        (eyes, written, seen)
     })
     .await?;
-    if matches!(seen, None | Some(Seen::OtherFiles(_))) {
+    if !written && matches!(seen, None | Some(Seen::OtherFiles(_))) {
         bell.notify_one();
     }
     Ok((eyes, seen))
@@ -257,6 +264,11 @@ impl Eyes {
             content: None,
             notices: Notices::new(bell),
         }
+    }
+
+    /// Whether one of the files is being written.
+    fn see_a_writer(&self) -> bool {
+        self.notices.are_being_written(&self.path, &self.files)
     }
 
     /// Reads the files if they may have changed.
