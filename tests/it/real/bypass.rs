@@ -128,7 +128,10 @@ async fn r1_no_header_method_or_framing_reaches_the_paid_handler() {
         let front = Front::open(unmatched).await;
         for entry_point in ENTRY_POINTS {
             for row in hostile::HEADERS {
-                let bytes = request(row.method, "shop.example", row.target.as_bytes(), row.rest);
+                // Of a framed second request the answer must be waited for.
+                let framed = row.target != "/paid/x";
+                let rest = if framed { "" } else { CLOSE }.to_owned() + row.rest;
+                let bytes = request(row.method, "shop.example", row.target.as_bytes(), &rest);
                 let (statuses, reached) = front.send(entry_point, &bytes).await;
                 let passed = reached.iter().find(|target| may_be_paid(target));
                 assert!(
@@ -136,7 +139,7 @@ async fn r1_no_header_method_or_framing_reaches_the_paid_handler() {
                     "{entry_point}: {}: {statuses:?}",
                     row.name
                 );
-                if row.target == "/paid/x" {
+                if !framed {
                     let refused = statuses.iter().all(|status| *status >= 400);
                     assert!(
                         refused && !statuses.is_empty(),
