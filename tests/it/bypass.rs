@@ -32,7 +32,7 @@ pub(crate) async fn exchange(port: u16, request: &[u8]) -> (Vec<u16>, String) {
     // It may refuse and close before it has read everything.
     drop(stream.write_all(request).await);
     let mut bytes = Vec::new();
-    let mut piece = [0; 16 * 1024];
+    let mut piece = vec![0; 16 * 1024];
     let mut patience = Duration::from_secs(20);
     while let Ok(Ok(read @ 1..)) = tokio::time::timeout(patience, stream.read(&mut piece)).await {
         bytes.extend_from_slice(&piece[..read]);

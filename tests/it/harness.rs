@@ -117,6 +117,12 @@ impl Verifier {
     /// `kill -9`, then a new process over the same folder and ports.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.process = None;
+        // What was killed may hold its sockets for a moment longer.
+        for port in [self.traffic, self.admin] {
+            while std::net::TcpListener::bind(("127.0.0.1", port)).is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
         self.launch();
         self.wait_ready().await;
     }

@@ -402,7 +402,7 @@ pub(crate) const HEADERS: &[HeaderRow] = &[
         name: "a body on GET",
         method: "GET",
         target: "/free/x",
-        rest: "Content-Length: 54\r\n\r\nGET /paid/smuggled HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+        rest: "Content-Length: 51\r\n\r\nGET /paid/smuggled HTTP/1.1\r\nHost: shop.example\r\n\r\n",
     },
     HeaderRow {
         name: "a folded header",

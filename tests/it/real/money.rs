@@ -136,3 +136,36 @@ async fn two_payment_headers_are_no_payment() {
     );
     assert_eq!(shop.balanced().await, PRICE);
 }
+
+#[tokio::test]
+async fn r10_a_kill_while_we_settle_charges_once_and_passes_nothing() {
+    let upstream = Upstream::start().await;
+    let mut shop = Shop::open_slow(&upstream.url(), 2_000).await;
+    let challenge = shop.challenge().await;
+    let buyer = wallet(2);
+    let killed = buyer.pay_v2(&challenge);
+    let (name, value) = payment_header(&killed);
+    let url = shop.url(PAID);
+    let waiting = tokio::spawn(async move { super::shop::get(&url, &[(name, &value)]).await });
+    let verified = || async { shop.facilitator.log().contains(" verify ") };
+    let patience = Duration::from_secs(20);
+    shop.verifier
+        .eventually(patience, "the verify call", verified)
+        .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(shop.facilitator.settlements(), 0, "it is settling");
+    shop.verifier.crash_and_restart().await;
+    assert_eq!(waiting.await.expect("no panic").status, 500);
+    shop.settled(1).await;
+    assert_eq!(shop.earned().await, PRICE, "the money moved");
+
+    // Nobody knows of it here: the old one passes nothing, a new one is not charged meanwhile (M6).
+    let old = verdict(&shop.present(&killed).await);
+    let new = verdict(&shop.present(&buyer.pay_v2(&challenge)).await);
+    assert_eq!((old, new), ((0, String::new()), (0, String::new())));
+    assert_eq!(shop.facilitator.settlements(), 1);
+    assert_eq!(shop.earned().await, PRICE, "charged once");
+    assert!(upstream.take().is_empty());
+    let other = wallet(3).pay_v2(&challenge);
+    assert_eq!(shop.present(&other).await.status, 200, "others go on");
+}

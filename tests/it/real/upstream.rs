@@ -1,7 +1,7 @@
 //! The seller's service, byte by byte: it remembers what reached it.
 //!
 //! It speaks HTTP/1.1 by hand, because a library would clean the request line that these tests are
-//! about. It answers everything with 200 and copies the receipt, as the documentation tells sellers to.
+//! about. It answers with 200, unless told otherwise, and copies the receipt, as the documentation tells sellers to.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,13 @@ impl Head {
 }
 
 impl Upstream {
+    /// Everybody gets 200.
     pub(super) async fn start() -> Self {
+        Self::start_with(|_| 200).await
+    }
+
+    /// A status for each head.
+    pub(super) async fn start_with(status: fn(&Head) -> u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let port = listener.local_addr().expect("bound").port();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -47,7 +53,7 @@ impl Upstream {
         server.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&log)));
+                connections.spawn(serve(stream, Arc::clone(&log), status));
             }
         });
         Self {
@@ -67,15 +73,17 @@ impl Upstream {
     }
 }
 
-async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Head>>>) {
+async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Head>>>, status: fn(&Head) -> u16) {
     let mut stream = BufReader::new(stream);
     while let Some(head) = read_head(&mut stream).await {
         let receipts: String = ["payment-response", "x-payment-response"]
             .into_iter()
             .filter_map(|name| Some(format!("{name}: {}\r\n", head.values(name).first()?)))
             .collect();
+        let status = status(&head);
         seen.lock().expect("no panic inside").push(head);
-        let answer = format!("HTTP/1.1 200 OK\r\n{receipts}Content-Length: 4\r\n\r\npaid");
+        let answer =
+            format!("HTTP/1.1 {status} As Told\r\n{receipts}Content-Length: 4\r\n\r\npaid");
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }

@@ -2,11 +2,16 @@
 //
 // Unmodified buyers pay in the asset they know for a network, so the code goes to Base Sepolia's USDC
 // address (chain 84532), with its EIP-712 name and version. Accounts 1 to 9 but the payee (4) get 1000 USDC.
+// Multicall3 goes to its usual address, as on every real chain: with it the facilitator finds out why a payment
+// would fail; its code is among viem's constants, beside the token in the tools' folder.
 // Prints what is there now as one JSON line.
 import fs from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
 
 const [rpc, artefact] = process.argv.slice(2);
 const token = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+const multicall3 = "0xcA11bde05977b3631167028862bE2a173976CA11";
 const payee = 4;
 const minted = 1_000_000_000n;
 
@@ -24,6 +29,9 @@ await call("anvil_setCode", token, JSON.parse(fs.readFileSync(artefact)).deploye
 for (const [slot, text] of [[0, "USDC"], [1, "2"], [2, "USDC"]]) { // name, version, symbol
   await call("anvil_setStorageAt", token, `0x${word(slot)}`, `0x${shortString(text)}`);
 }
+const constants = path.resolve(artefact, "../../npm-v2/node_modules/viem/_esm/constants/contracts.js");
+const { multicall3Bytecode } = await import(pathToFileURL(constants));
+await call("anvil_setCode", multicall3, await call("eth_call", { data: multicall3Bytecode }, "latest"));
 const accounts = await call("eth_accounts");
 const mints = [];
 for (const [index, account] of accounts.entries()) {
