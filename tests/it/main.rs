@@ -4,9 +4,8 @@
 
 #![expect(
     clippy::disallowed_methods,
-    clippy::large_futures,
     clippy::string_slice,
-    reason = "a test may spawn its own clients, hold large buffers and cut its own strings"
+    reason = "a test may spawn its own clients and cut its own strings"
 )]
 
 #[cfg(test)]
