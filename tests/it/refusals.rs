@@ -8,13 +8,14 @@ use crate::harness::{Ask, SELLER, Verifier, Wallet, challenge_of, verdict};
 use crate::parts::http::{self, Answer};
 use crate::parts::process::{Process, supervised};
 use crate::parts::{free_port, scratch_dir};
-use crate::scripted::Scripted;
+use crate::scripted::{Reply, Scripted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -74,13 +75,13 @@ fn refused(name: &str, answer: &Answer, status: u16, reason: &str, challenge: bo
         assert!(!answer.headers.contains_key("payment-required"), "{name}");
     }
     assert!(keys.is_subset(&known), "{name}: {text}");
-    for pass in [
-        "authorization",
-        "x-payment-payer",
-        "payment-response",
-        "x-payment-response",
-    ] {
+    for pass in ["authorization", "x-payment-payer", "x-verified-wallet"] {
         assert!(!answer.headers.contains_key(pass), "{name}: {pass}");
+    }
+    // A receipt is only for what was sent to be settled.
+    for receipt in ["payment-response", "x-payment-response"] {
+        let there = answer.headers.contains_key(receipt);
+        assert_eq!(there, reason == "settlement_rejected", "{name}: {receipt}");
     }
 }
 
@@ -662,6 +663,95 @@ async fn a_payment_that_matches_no_offer_is_told_which_field_differs() {
     let answer = verifier.ask("/paid/x").pay(&less).send().await;
     assert_eq!(answer.status, 402, "{}", answer.text());
     assert!(facilitator.calls().is_empty(), "nobody was asked");
+}
+
+#[tokio::test]
+async fn r9_refusals_of_money_have_the_same_form_and_ask_again_only_for_the_payers_fault() {
+    let (facilitator, verifier) =
+        open_shop("timeouts: {answer: 4s, verify: 300ms, settle: 2s, settleFloor: 1s}").await;
+    let challenge = verifier.challenge("/paid/x").await;
+    let pay = |wallet: u8| {
+        verifier
+            .ask("/paid/x")
+            .pay(&Wallet::new(wallet).pay_v2(&challenge))
+    };
+    let rows: Vec<(&str, Reply, Reply, u16, &str)> = vec![
+        (
+            "invalid",
+            Reply::invalid("invalid_exact_evm_signature"),
+            Reply::settled(),
+            402,
+            "payment_invalid",
+        ),
+        (
+            "allowance",
+            Reply::invalid("permit2_allowance_required"),
+            Reply::settled(),
+            412,
+            "permit2_allowance_required",
+        ),
+        (
+            "nonce",
+            Reply::invalid("nonce_already_used"),
+            Reply::settled(),
+            409,
+            "payment_used",
+        ),
+        (
+            "unreachable",
+            Reply::close(),
+            Reply::settled(),
+            503,
+            "facilitator_unreachable",
+        ),
+        (
+            "slow",
+            Reply::hang(),
+            Reply::settled(),
+            504,
+            "facilitator_timeout",
+        ),
+        (
+            "nonsense",
+            Reply::html(200),
+            Reply::settled(),
+            502,
+            "facilitator_error",
+        ),
+        (
+            "rejected",
+            Reply::valid(),
+            Reply::settle_failed("insufficient_funds", ""),
+            402,
+            "settlement_rejected",
+        ),
+        (
+            "unknown",
+            Reply::valid(),
+            Reply::text(500, "boom"),
+            504,
+            "settlement_unknown",
+        ),
+    ];
+    for (wallet, (name, verify, settle, status, reason)) in (110..).zip(rows) {
+        facilitator.on_verify(verify);
+        facilitator.on_settle(settle);
+        let challenge = matches!(reason, "payment_invalid" | "permit2_allowance_required");
+        refused(name, &pay(wallet).send().await, status, reason, challenge);
+    }
+    facilitator.on_verify(Reply::valid());
+    facilitator.on_settle(Reply::settled().after(Duration::from_millis(600)));
+    let ask = pay(109);
+    let first = ask.clone();
+    let settles = facilitator.settles();
+    let first = tokio::spawn(async move { first.send().await });
+    let sent = || async { facilitator.settles() == settles + 1 };
+    verifier
+        .eventually(Duration::from_secs(5), "the settle call", sent)
+        .await;
+    refused("a copy", &ask.send().await, 409, "payment_in_use", false);
+    assert_eq!(first.await.expect("no panic").status, 200);
+    refused("a replay", &ask.send().await, 409, "payment_used", false);
 }
 
 #[tokio::test]

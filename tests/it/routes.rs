@@ -48,6 +48,14 @@ async fn becomes(verifier: &Verifier, ask: &Ask, status: u16, reason: &str) {
         .await;
 }
 
+/// Waits until the ledger knows of this process's paths: it was read, and written to once.
+async fn remembered(verifier: &Verifier) {
+    let labels = ["operation=\"paths\"", "result=\"ok\""];
+    let name = "x402_verifier_ledger_operations_total";
+    let written = || async { verifier.metric(name, &labels).await >= Some(2.0) };
+    verifier.eventually(LIVE, "the ledger", written).await;
+}
+
 /// `kill -9`, and this file instead of the old one before the next start.
 async fn edited_while_down(verifier: &mut Verifier, text: &str) {
     verifier.signal("KILL");
@@ -105,12 +113,14 @@ async fn r4_a_route_that_leaves_the_file_is_410_at_once_and_after_a_crash() {
 async fn r4_an_edit_while_the_process_was_down_closes_too() {
     let mut verifier = Verifier::start(&file(&["unmatched: allow"], &[REPORT, OTHER])).await;
     let withdrawn = says(410, "offer_withdrawn");
+    remembered(&verifier).await;
     edited_while_down(&mut verifier, &file(&["unmatched: allow"], &[OTHER])).await;
     assert_eq!(is(verifier.ask("/paid/x")).await, withdrawn);
     assert_eq!(
         is(verifier.ask("/").pinned("shop", "report")).await,
         withdrawn
     );
+    remembered(&verifier).await;
     edited_while_down(&mut verifier, &file(&["unmatched: allow"], &[])).await;
     assert_eq!(is(verifier.ask("/paid/x")).await, withdrawn);
     assert_eq!(is(verifier.ask("/other/x")).await, withdrawn);
