@@ -796,7 +796,9 @@ fn total(name: &str, count: u64, amount: u128) -> Total {
 pub(super) fn credit_of(outcome: &ClaimOutcome) -> &str {
     match outcome {
         ClaimOutcome::CreditSpent { transaction, .. } => transaction,
-        other => panic!("no credit was spent: {other:?}"),
+        other @ (ClaimOutcome::Claimed(_)
+        | ClaimOutcome::Taken(_)
+        | ClaimOutcome::UnknownOutstanding) => panic!("no credit was spent: {other:?}"),
     }
 }
 

@@ -78,7 +78,11 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                     error: FORGETFUL.to_owned(),
                 }
             }
-            other => other,
+            other @ (Update::Document { .. }
+            | Update::Offers { .. }
+            | Update::Failed { .. }
+            | Update::Remembered { .. }
+            | Update::Tick) => other,
         }
     }
 
