@@ -126,6 +126,10 @@ pub struct FreePass {
 /// let permit = x402_verifier::gate::Permit { payer: Default::default(), receipt: None,
 ///     upstream_auth: None, settled: x402_verifier::gate::Settled::Never, _made_by_the_gate: () };
 /// ```
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "non_exhaustive would let the rest of this crate make one"
+)]
 #[derive(Debug, Clone)]
 #[expect(
     clippy::manual_non_exhaustive,

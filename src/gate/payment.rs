@@ -412,3 +412,6 @@ fn check_signature(
     };
     Err(Refused::new(Reason::PaymentInvalid, option, detail))
 }
+
+#[cfg(test)]
+mod tests;

@@ -938,3 +938,8 @@ fn count(route: &RouteEntry, option: usize, add: impl FnOnce(&OfferCounters)) {
         add(counters);
     }
 }
+
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod tests;

@@ -266,6 +266,9 @@ fn is_disclosable(text: &str) -> bool {
 /// A name or an address with a dot or several colons inside: `rpc.internal`, `10.0.0.1:8545`, `::1`.
 /// A decimal number, the dot at the end of a sentence and a CAIP-2 chain are none.
 fn is_host(word: &str) -> bool {
+    if word.contains("::") {
+        return true;
+    }
     let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     let number = word
         .bytes()
@@ -275,7 +278,7 @@ fn is_host(word: &str) -> bool {
         .rsplit_once(':')
         .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
     let is_chain = word.starts_with("eip155:");
-    dots > usize::from(number) || word.contains("::") || (has_port && !is_chain)
+    dots > usize::from(number) || (has_port && !is_chain)
 }
 
 fn joined(reason: Option<&str>, message: Option<&str>) -> Option<String> {

@@ -794,10 +794,12 @@ fn total(name: &str, count: u64, amount: u128) -> Total {
 
 /// The transaction of the credit that was spent.
 pub(super) fn credit_of(outcome: &ClaimOutcome) -> &str {
-    let ClaimOutcome::CreditSpent { transaction, .. } = outcome else {
-        panic!("no credit was spent: {outcome:?}");
-    };
-    transaction
+    match outcome {
+        ClaimOutcome::CreditSpent { transaction, .. } => transaction,
+        other @ (ClaimOutcome::Claimed(_)
+        | ClaimOutcome::Taken(_)
+        | ClaimOutcome::UnknownOutstanding) => panic!("no credit was spent: {other:?}"),
+    }
 }
 
 pub(super) fn owner_of(outcome: &ClaimOutcome) -> ClaimOwner {

@@ -71,15 +71,19 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
 
     /// An update, or why it cannot be applied here (M10): the last good state stays (R6).
     fn checked(&self, update: Update) -> Update {
-        let forgetful = !self.durable
-            && matches!(&update, Update::Document { settings, .. } if settings.verify_only);
-        if forgetful {
-            return Update::Failed {
-                source: "file",
-                error: FORGETFUL.to_owned(),
-            };
+        match update {
+            Update::Document { settings, .. } if settings.verify_only && !self.durable => {
+                Update::Failed {
+                    source: "file",
+                    error: FORGETFUL.to_owned(),
+                }
+            }
+            other @ (Update::Document { .. }
+            | Update::Offers { .. }
+            | Update::Failed { .. }
+            | Update::Remembered { .. }
+            | Update::Tick) => other,
         }
-        update
     }
 
     /// Applies one update beside the request threads; `None` when the build itself died.
