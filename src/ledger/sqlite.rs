@@ -8,7 +8,8 @@
 //! One process per file: a lock on `PATH.lock` refuses a second verifier at start. That is for the
 //! operator's sake, not for the money's: the transitions are safe with several writers, but two
 //! replicas on one file are a mistake that should be loud. The lock ends with the process, however
-//! it ends. An operator's command may open the file beside it.
+//! it ends. An operator's command may open the file beside it. Whoever gets the lock knows that the
+//! process before it is gone, and ends that one's leases at once instead of waiting for them.
 //!
 //! The file is created with mode 0600, and its WAL and shared-memory companions inherit that.
 
@@ -438,8 +439,22 @@ async fn prepare(
 ) -> Result<(SqliteConnection, Identity), SchemaError> {
     let mut connection = options.connect().await?;
     schema::migrate(&mut connection).await?;
+    end_leases(&mut connection).await?;
     let (id, writes) = sqlx::query_as("SELECT ledger_id, writes FROM meta")
         .fetch_one(&mut connection)
         .await?;
     Ok((connection, Identity { id, writes }))
+}
+
+/// Ends the leases of the process that had the file before. The lock proves that it is gone, so
+/// nobody finishes what it began: what it was settling is unknown from now on and keeps its payer
+/// from being charged again (M6, R9), and an answer that it owed is a credit.
+async fn end_leases(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE claims SET lease_until = 0 WHERE lease_until > 0 AND state IN ('claimed', \
+         'settling', 'owed')",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -142,7 +142,7 @@ http:
         trustForwardHeader: false
         maxResponseBodySize: 65536
         # The last two are never set by the verifier: naming them keeps the buyer's payment from the upstream.
-        authResponseHeaders: [X-Payment-Payer, Payment-Response, X-Payment-Response, Payment-Signature, X-Payment]
+        authResponseHeaders: [Authorization, X-Payment-Payer, X-Verified-Wallet, Payment-Response, X-Payment-Response, Payment-Signature, X-Payment]
   services:
     upstream: {loadBalancer: {servers: [{url: "$upstream"}]}}
 EOF
@@ -156,7 +156,7 @@ unpaid=$(node "$parts/buyers/unpaid.mjs" "$url")
 status=$(field "$unpaid" it.status)
 [[ $status == 402 ]] || fail "GET $url without payment: $status instead of 402: $unpaid" "$dir/verifier.log"
 echo "1. GET /premium/report without payment: 402"
-echo "   price: $(field "$unpaid" '(a => `${a.amount} atomic units of ${a.extra?.name ?? a.asset} on ${a.network}, to ${a.payTo}`)(it.challenge.accepts[0])')"
+echo "   price: $(field "$unpaid" it.body.detail)"
 
 before=$(field "$(node "$parts/token/balances.mjs" "$rpc")" "it['${payee,,}']")
 paid=$("$parts/node.sh" v2 buyers/fetch.mjs "$url" 1 2>"$dir/buyer.log") ||
@@ -167,6 +167,21 @@ echo "   answer:  $(field "$paid" 'JSON.stringify(it.body)')"
 echo "   receipt: $(field "$paid" '`transaction ${it.receipt.transaction}, payer ${it.receipt.payer}`')"
 echo "   payee's balance: $before before, $after after"
 [[ $((after - before)) == 1000 ]] || fail "the payee's balance moved by $((after - before)) instead of 1000" "$dir/verifier.log"
+
+again=$("$parts/node.sh" v2 buyers/again.mjs "$url" 2 2>"$dir/again.log") ||
+  fail "the second buyer failed: $(tail -n 3 "$dir/again.log")" "$dir/verifier.log"
+refused() { # TITLE FIELD STATUS: what became of one attempt
+  local got
+  got=$(field "$again" "it.$2.status")
+  [[ $got == "$3" ]] || fail "$1: $got instead of $3: $again" "$dir/verifier.log"
+  echo "$1: $got $(field "$again" "it.$2.reason")"
+}
+[[ $(field "$again" it.paid.status) == 200 ]] || fail "the second buyer did not get its answer: $again" "$dir/verifier.log"
+refused "3. A payment presented a second time" replay 409
+refused "4. A payment whose amount was changed after signing" tampered 402
+end=$(field "$(node "$parts/token/balances.mjs" "$rpc")" "it['${payee,,}']")
+[[ $((end - after)) == 1000 ]] || fail "the payee's balance moved by $((end - after)) instead of 1000" "$dir/verifier.log"
+echo "   payee's balance: $end after one more purchase, nothing for the rest"
 
 if [[ $once == yes ]]; then exit 0; fi
 cat <<EOF
