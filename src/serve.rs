@@ -117,14 +117,17 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
 
     // Two settings are needed before the first table: the metric prefix and, without --watch,
     // whether there will be a table at all.
-    let settings = match file::load_once(&file) {
-        Ok(document) => document.settings,
+    let first = match file::load_once(&file) {
+        Ok(loaded) => Some(loaded),
         Err(error) if watch => {
             tracing::debug!(error = &error as &dyn std::error::Error, "no settings yet");
-            Settings::default()
+            None
         }
         Err(error) => return Err(error.into()),
     };
+    let settings = first
+        .as_ref()
+        .map_or_else(Settings::default, |loaded| loaded.document.settings.clone());
     let classes: Vec<_> = AmbiguityClass::ALL
         .iter()
         .map(|class| class.as_str())
@@ -166,7 +169,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         metrics: Arc::clone(&families),
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
-    let source = FileSource::new(file);
+    let source = FileSource::new(file).starting_with(first);
     if watch {
         tasks.spawn("file source", source.run(updates, tasks.clone()));
     } else {

@@ -85,12 +85,12 @@ pub struct RouteEntry {
     pub preflight_pass: bool,
     /// Only signatures that recover to the payer (M9).
     pub eoa_only: bool,
-    /// What may be paid, in order; empty unless paid and live.
-    pub requirements: Vec<Requirement>,
+    /// What may be paid, in order; empty unless paid and live. One object for equal terms.
+    pub requirements: Arc<[Requirement]>,
     /// Counters, one per requirement (same index); shared between equal label blocks.
     pub counters: Vec<Arc<OfferCounters>>,
-    /// The challenge; `None` unless paid and live.
-    pub challenge: Option<ChallengeTemplate>,
+    /// The challenge; `None` unless paid and live. One object for equal terms.
+    pub challenge: Option<Arc<ChallengeTemplate>>,
     /// The facilitator.
     pub endpoint: Option<Arc<Endpoint>>,
     /// `Authorization` for the upstream, sensitive (M11 decides whether it is answered).

@@ -48,6 +48,16 @@ const NAME: &str = "file";
 #[derive(Debug, Clone)]
 pub struct FileSource {
     path: PathBuf,
+    first: Option<Loaded>,
+}
+
+/// A document as it was read before its source began.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The document.
+    pub document: Document,
+    /// Digest of its content; `None` when it is not all in this file.
+    content: Option<u64>,
 }
 
 /// Why the pricing file is not a document.
@@ -122,6 +132,8 @@ struct Eyes {
     stamps: Stamps,
     /// Digest of the content that was sent last; `None` after a failure.
     content: Option<u64>,
+    /// What was parsed before the first look, which need not parse the same again.
+    first: Option<Loaded>,
     notices: Notices,
 }
 
@@ -157,15 +169,29 @@ struct Told {
 ///
 /// # Errors
 /// When it cannot be read or nothing sound can be made of it.
-pub fn load_once(path: &Path) -> Result<Document, LoadError> {
-    parse(path, &read(path)?)
+pub fn load_once(path: &Path) -> Result<Loaded, LoadError> {
+    let text = read(path)?;
+    let document = parse(path, &text)?;
+    // Secret files may have changed since they were read: such a document is read again.
+    let content = document.files.is_empty().then(|| digest(&text, &[]));
+    Ok(Loaded { document, content })
 }
 
 impl FileSource {
     /// The file at `path`, which need not exist yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            first: None,
+        }
+    }
+
+    /// The same, with what was read of it already. It is looked at all the same, as at any change,
+    /// but not parsed twice.
+    #[must_use]
+    pub fn starting_with(self, first: Option<Loaded>) -> Self {
+        Self { first, ..self }
     }
 
     /// Loads the file once and sends it (`--watch=false`).
@@ -174,10 +200,10 @@ impl FileSource {
     /// As [`load_once`]; nothing is sent then.
     pub async fn once(&self, updates: &mpsc::Sender<Update>) -> Result<(), LoadError> {
         let path = self.path.clone();
-        let document = spawn_blocking(move || load_once(&path))
+        let loaded = spawn_blocking(move || load_once(&path))
             .await
             .map_err(|source| interrupted(&self.path, source))??;
-        let update = Told::default().loaded(&self.path, document);
+        let update = Told::default().loaded(&self.path, loaded.document);
         if updates.send(update).await.is_err() {
             info!(config.path = %self.path.display(), "nobody takes the pricing file any more");
         }
@@ -197,6 +223,7 @@ impl FileSource {
         let bell = Arc::new(Notify::new());
         let mut told = Told::default();
         let mut eyes = Eyes::new(self.path.clone(), &bell);
+        eyes.first = self.first;
         loop {
             let step = step(eyes, &bell).await;
             let update = match step {
@@ -262,6 +289,7 @@ impl Eyes {
             files: Vec::new(),
             stamps: Stamps::new(),
             content: None,
+            first: None,
             notices: Notices::new(bell),
         }
     }
@@ -287,12 +315,15 @@ impl Eyes {
         Some(Look { at, stamps, seen })
     }
 
-    fn parse(&self, text: &str) -> Seen {
+    fn parse(&mut self, text: &str) -> Seen {
         let content = digest(text, &self.files);
         if self.content == Some(content) {
             return Seen::Same;
         }
-        let parsed = parse(&self.path, text);
+        let parsed = match self.first.take() {
+            Some(first) if first.content == Some(content) => Ok(first.document),
+            Some(_) | None => parse(&self.path, text),
+        };
         let files = match &parsed {
             Ok(document) => document.files.as_slice(),
             Err(LoadError::Unusable { source, .. }) => source.files.as_slice(),

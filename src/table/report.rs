@@ -81,9 +81,9 @@ pub struct RouteReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptReport {
     /// CAIP-2.
-    pub network: String,
+    pub network: Arc<str>,
     /// Token address, checksummed.
-    pub asset: String,
+    pub asset: Arc<str>,
     /// Symbol.
     pub symbol: Arc<str>,
     /// Atomic units.
@@ -91,7 +91,7 @@ pub struct AcceptReport {
     /// Price text.
     pub price: Arc<str>,
     /// Recipient, checksummed.
-    pub pay_to: String,
+    pub pay_to: Arc<str>,
 }
 
 impl RouteReport {

@@ -315,7 +315,7 @@ fn costs_the_same(left: &Arc<RouteEntry>, right: &Arc<RouteEntry>) -> bool {
             && left
                 .requirements
                 .iter()
-                .zip(&right.requirements)
+                .zip(right.requirements.iter())
                 .all(|(l, r)| is_equal(l, r)))
 }
 

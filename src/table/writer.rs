@@ -121,31 +121,45 @@ impl TableWriter {
 
     /// Applies one update and publishes the new table. Pure but for the publication.
     pub fn apply(&mut self, update: Update, now: Timestamp) -> Applied {
-        match update {
+        // What the update replaces is freed after the publication: freeing 100,000 offers takes time.
+        let replaced = match update {
             Update::Document { settings, offers } => {
                 self.settings = Arc::from(settings);
-                self.accept(FILE, offers, now);
+                self.accept(FILE, offers, now)
             }
             Update::Offers { source, offers } => self.accept(source, offers, now),
             Update::Failed { source, error } => return self.fail(source, error, now),
-            Update::Remembered { paths } => self.known.remember(paths),
+            Update::Remembered { paths } => {
+                self.known.remember(paths);
+                None
+            }
             Update::Tick => {
                 let current = self.published.load_full();
                 if current.next_tick.is_none_or(|due| due > now) {
                     return Applied::unchanged(current);
                 }
+                None
             }
-        }
-        self.rebuild(now)
+        };
+        let applied = self.rebuild(now);
+        drop(replaced);
+        applied
     }
 
-    fn accept(&mut self, name: &'static str, offers: Vec<Offer>, now: Timestamp) {
-        self.lists.insert(name, offers);
+    /// Takes a complete list (R6); returns the one that it replaces.
+    fn accept(
+        &mut self,
+        name: &'static str,
+        offers: Vec<Offer>,
+        now: Timestamp,
+    ) -> Option<Vec<Offer>> {
+        let replaced = self.lists.insert(name, offers);
         let mut source = self.source(name);
         source.ok = true;
         source.last_success = Some(now);
         source.error = None;
         self.put_source(source);
+        replaced
     }
 
     /// The last good routes stay (R6); only the report says that their source is in trouble.
