@@ -31,10 +31,8 @@ pub struct Target<'a> {
     raw: &'a str,
     path: &'a str,
     features: Features,
-    /// The path decoded once; `None` when it holds no escape.
-    once: Option<String>,
-    /// The path decoded twice; `None` when that changes nothing more.
-    twice: Option<String>,
+    /// Every reading of the path, the raw one first; empty when there is no other.
+    readings: Vec<String>,
 }
 
 /// What a path contains that lets it be read in more than one way.
@@ -76,6 +74,9 @@ pub enum TargetError {
     /// Longer, deeper or more escaped than any honest path.
     #[error("request target is too long: at most 16 KiB, 256 segments and 2048 escapes")]
     Cost,
+    /// More readings than are worth deciding about.
+    #[error("request target can be read in more than 128 ways: send the resolved path")]
+    Readings,
 }
 
 /// Class of ambiguity, the label of `ambiguous_targets_total`.
@@ -137,29 +138,19 @@ impl<'a> Target<'a> {
             None => origin_form,
         };
         let mut features = scan(path)?;
-        let (mut once, mut twice) = (None, None);
-        if features.escape {
-            let first = decode(path)?.into_owned();
-            if first.contains('%')
-                && let Cow::Owned(second) = decode(&first)?
-            {
-                twice = Some(second);
-            }
-            features.backslash |= first.contains('\\');
-            features.parameter |= first.contains(';');
-            features.double_slash |= first.contains("//");
-            once = Some(first);
-        }
+        let mut readings = Vec::new();
         if features.readable_differently() {
-            let texts = [Some(path), once.as_deref(), twice.as_deref()];
-            features.dot_segment = texts.into_iter().flatten().any(views::has_dot_segment);
+            readings = views::readings(path)?;
+            features.backslash |= readings.iter().any(|text| text.contains('\\'));
+            features.parameter |= readings.iter().any(|text| text.contains(';'));
+            features.double_slash |= readings.iter().any(|text| text.contains("//"));
+            features.dot_segment |= readings.iter().any(|text| views::has_dot_segment(text));
         }
         Ok(Self {
             raw,
             path,
             features,
-            once,
-            twice,
+            readings,
         })
     }
 
@@ -201,7 +192,10 @@ impl<'a> Target<'a> {
         if self.is_plain() {
             return vec![Cow::Borrowed(self.path)];
         }
-        views::compose(self.path, self.once.as_deref(), self.twice.as_deref())
+        self.readings
+            .iter()
+            .map(|text| Cow::Borrowed(text.as_str()))
+            .collect()
     }
 
     /// The class under which an ambiguity of this target is counted: the most telling feature.
@@ -333,7 +327,7 @@ impl TargetError {
             Self::Fragment => AmbiguityClass::Fragment,
             Self::Control | Self::EncodedControl => AmbiguityClass::Control,
             Self::Escape | Self::Utf8 => AmbiguityClass::Escape,
-            Self::Cost => AmbiguityClass::Cost,
+            Self::Cost | Self::Readings => AmbiguityClass::Cost,
         }
     }
 }

@@ -251,6 +251,16 @@ impl Pattern {
     /// takes it for an empty segment, as the predecessor did.
     #[must_use]
     pub fn matches(&self, view: &str) -> bool {
+        self.matches_by(view, Segment::matches)
+    }
+
+    /// As [`Pattern::matches`] when ASCII letters have no case.
+    #[must_use]
+    pub fn matches_folded(&self, view: &str) -> bool {
+        self.matches_by(view, Segment::matches_folded)
+    }
+
+    fn matches_by(&self, view: &str, matches: impl Fn(&Segment, &str) -> bool) -> bool {
         let view = view.strip_prefix('/').unwrap_or(view);
         let (body, slash) = match view.strip_suffix('/') {
             Some(body) => (body, true),
@@ -264,7 +274,7 @@ impl Pattern {
             let Some(found) = rest.next() else {
                 return false;
             };
-            if !segment.matches(found) {
+            if !matches(segment, found) {
                 return false;
             }
         }
@@ -309,6 +319,13 @@ impl Segment {
         match self {
             Self::Literal(text) => **text == *segment,
             Self::Glob(glob) => glob.matches(segment),
+        }
+    }
+
+    fn matches_folded(&self, segment: &str) -> bool {
+        match self {
+            Self::Literal(text) => text.eq_ignore_ascii_case(segment),
+            Self::Glob(glob) => glob.matches_folded(segment),
         }
     }
 }

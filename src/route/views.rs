@@ -1,48 +1,82 @@
 //! The views of a path: every text an upstream might route by.
 //!
-//! Each step feeds the next, because upstreams compose them too: `/free/%2e%2e%3b/paid` is a dot
-//! segment only after decoding *and* stripping its parameter. A step that changes nothing adds
-//! nothing, so an honest path with one escape has two views, not a hundred.
+//! Upstreams compose the same few steps in different orders: Tomcat strips `;parameters` before it
+//! decodes and Jetty after, Go and `new URL` take `%2e%2e` for a dot segment but `%2f` for a letter,
+//! a proxy in between resolves once and its server once more. So the views are a closure: every step
+//! is applied to the result of every other, with at most two decodings on the way. A step that
+//! changes nothing adds nothing, so an honest path with one escape has two views, not a hundred; a
+//! path with more than [`MAX_VIEWS`] readings has no meaning at all.
 
-use std::borrow::Cow;
+use super::{TargetError, decode};
 
-/// Bound on the number of views: 3 decodings, each with and without 3 rewrites, each normalised in
-/// 5 ways.
-pub const MAX_VIEWS: usize = 3 * 2 * 2 * 2 * 5;
+/// Most views of a path.
+pub const MAX_VIEWS: usize = 128;
+/// How often some chain of proxy and server decodes a path.
+const DECODINGS: usize = 2;
+
+/// The steps besides decoding; `None` where one changes nothing.
+const REWRITES: [fn(&str) -> Option<String>; 5] = [
+    backslash_as_slash,
+    cut_decoded_query,
+    strip_parameters,
+    merge_slashes,
+    remove_dot_segments,
+];
 
 /// All distinct views, the raw path first.
-pub(super) fn compose<'a>(
-    path: &'a str,
-    once: Option<&'a str>,
-    twice: Option<&'a str>,
-) -> Vec<Cow<'a, str>> {
-    let mut views: Vec<Cow<'a, str>> = Vec::with_capacity(8);
-    let mut add = |view: Cow<'a, str>| {
-        if !views.contains(&view) {
-            views.push(view);
+pub(super) fn readings(path: &str) -> Result<Vec<String>, TargetError> {
+    let mut found = vec![path.to_owned()];
+    for text in [Some(path.to_owned()), backslash_as_slash(path)] {
+        let rest = text.as_deref().and_then(cut_authority);
+        rest.map_or(Ok(()), |rest| add(&mut found, rest))?;
+    }
+    let mut level = 0;
+    for decodings in 0..=DECODINGS {
+        let mut at = level;
+        while let Some(text) = found.get(at).cloned() {
+            for rewritten in REWRITES.iter().filter_map(|rewrite| rewrite(&text)) {
+                add(&mut found, rewritten)?;
+            }
+            at += 1;
         }
-    };
-    for text in [Some(path), once, twice].into_iter().flatten() {
-        for text in with(Cow::Borrowed(text), backslash_as_slash) {
-            for text in with(text, cut_decoded_query) {
-                for text in with(text, strip_parameters) {
-                    let merged = merge_slashes(&text);
-                    let resolved = remove_dot_segments(&text);
-                    let merged_then_resolved =
-                        remove_dot_segments(merged.as_deref().unwrap_or(&text));
-                    let resolved_then_merged = resolved.as_deref().and_then(merge_slashes);
-                    add(text);
-                    let rewritten = [merged, resolved, merged_then_resolved, resolved_then_merged];
-                    rewritten
-                        .into_iter()
-                        .flatten()
-                        .map(Cow::Owned)
-                        .for_each(&mut add);
-                }
+        if decodings == DECODINGS {
+            break;
+        }
+        let decoded_less = level..found.len();
+        level = found.len();
+        for at in decoded_less {
+            let text = found.get(at).filter(|text| text.contains('%')).cloned();
+            if let Some(text) = text {
+                add(&mut found, decode(&text)?.into_owned())?;
+                add(&mut found, decode_but_slashes(&text)?)?;
             }
         }
     }
-    views
+    Ok(found)
+}
+
+fn add(found: &mut Vec<String>, view: String) -> Result<(), TargetError> {
+    if found.contains(&view) {
+        return Ok(());
+    }
+    if found.len() == MAX_VIEWS {
+        return Err(TargetError::Readings);
+    }
+    found.push(view);
+    Ok(())
+}
+
+/// Decodes once what is no encoded slash: a router that splits before it decodes.
+fn decode_but_slashes(text: &str) -> Result<String, TargetError> {
+    let kept = text.replace("%2f", "%252f").replace("%2F", "%252F");
+    decode(&kept).map(std::borrow::Cow::into_owned)
+}
+
+/// What `new URL(target, base)` makes of a target with two leading slashes: they start an authority.
+fn cut_authority(text: &str) -> Option<String> {
+    let authority = text.strip_prefix("//")?.trim_start_matches('/');
+    let path = authority.find('/').and_then(|at| authority.get(at..));
+    Some(path.unwrap_or("/").to_owned())
 }
 
 /// Whether any reading of the text has a segment `.` or `..`.
@@ -50,15 +84,6 @@ pub(super) fn has_dot_segment(text: &str) -> bool {
     text.split(['/', '\\'])
         .map(|segment| segment.split([';', '?', '#']).next().unwrap_or(segment))
         .any(|segment| matches!(segment, "." | ".."))
-}
-
-/// The text, and the rewritten text where that differs.
-fn with<'a>(
-    text: Cow<'a, str>,
-    rewrite: impl Fn(&str) -> Option<String>,
-) -> impl Iterator<Item = Cow<'a, str>> {
-    let rewritten = rewrite(&text).map(Cow::Owned);
-    std::iter::once(text).chain(rewritten)
 }
 
 /// `\` read as `/`.

@@ -114,21 +114,32 @@ impl Index {
         None
     }
 
-    /// What a view means for a host, letter by letter.
-    pub(super) fn read(&self, view: &str, host: Option<&str>) -> Reading {
+    /// What a view means for a host: letter by letter, and when ASCII letters have no case.
+    ///
+    /// The second is there only where a pattern that matches in another case is more specific than
+    /// everything that matches as written, so that a case-insensitive upstream would prefer it:
+    /// `/api/PAID` is not free because of a free `/api/*`, and `/Users` is not `/users` where both
+    /// are declared.
+    pub(super) fn read(&self, view: &str, host: Option<&str>) -> (Reading, Option<Reading>) {
         let mut best = Best::default();
         for site in self.sites(host) {
             site.exact_case
                 .find(view, &mut |value| best.see(self.marks.get(value as usize)));
         }
-        best.reading()
+        let folded =
+            self.best_folded(view, host)
+                .filter(|folded| match (folded.top(), best.top()) {
+                    (Some(folded), Some(written)) => folded.outranks(written),
+                    (folded, None) => folded.is_some(),
+                    (None, Some(_)) => false,
+                });
+        (best.reading(), folded.map(|folded| folded.reading()))
     }
 
-    /// What a view means when ASCII letters have no case. Asked only when nothing else matched.
-    pub(super) fn read_folded(&self, view: &str, host: Option<&str>) -> Reading {
+    fn best_folded(&self, view: &str, host: Option<&str>) -> Option<Best> {
         let has_uppercase = view.bytes().any(|byte| byte.is_ascii_uppercase());
         if !has_uppercase && self.sites(host).all(|site| site.folded.is_empty()) {
-            return Reading::Nothing;
+            return None;
         }
         let view = view.to_ascii_lowercase();
         let mut best = Best::default();
@@ -137,7 +148,7 @@ impl Index {
             site.exact_case.find(&view, &mut see);
             site.folded.find(&view, &mut see);
         }
-        best.reading()
+        Some(best)
     }
 
     fn sites(&self, host: Option<&str>) -> impl Iterator<Item = &Site> {
@@ -166,6 +177,13 @@ impl Best {
         {
             self.active = Some(*mark);
         }
+    }
+
+    /// The most specific match of any kind.
+    fn top(&self) -> Option<Precedence> {
+        let pattern = |precedence: Precedence| Precedence(precedence.0 & !(1 << HOST_BIT));
+        let active = self.active.map(|mark| pattern(mark.precedence));
+        active.max(self.wall.map(pattern))
     }
 
     fn reading(&self) -> Reading {
@@ -202,7 +220,7 @@ impl Precedence {
     }
 
     /// Whether the pattern alone is more specific, host and order aside.
-    fn outranks(self, other: Self) -> bool {
+    pub(super) fn outranks(self, other: Self) -> bool {
         let pattern = |precedence: Self| (precedence.0 & !(1 << HOST_BIT)) >> LITERAL_SHIFT;
         pattern(self) > pattern(other)
     }

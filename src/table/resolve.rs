@@ -2,8 +2,8 @@
 //!
 //! Nothing here is free by accident. A target whose views differ is free only if every view is free
 //! or unmatched; it is priced only if all gated views cost the same and the target hides no
-//! structure; everything else is ambiguous (R1). Letter case is looked at only when nothing matched
-//! as written.
+//! structure; everything else is ambiguous (R1). Letter case is looked at only where nothing more
+//! specific matched as written.
 
 use super::index::{MarkKind, Precedence, Reading};
 use super::{Pin, Resolution, Resolved, RouteEntry, RouteState, Table};
@@ -50,20 +50,20 @@ impl Table {
         };
         let host = host.as_deref();
         if target.is_plain() {
-            let reading = self.index.read(target.path(), host);
-            if reading != Reading::Nothing {
-                return self.sure(reading, host);
-            }
-            let folded = self.index.read_folded(target.path(), host);
-            return self.combine(&[reading, folded], target, AmbiguityClass::Case, host);
+            let (reading, folded) = self.index.read(target.path(), host);
+            return match folded {
+                None => self.sure(reading, host),
+                Some(folded) => {
+                    self.combine(&[reading, folded], target, AmbiguityClass::Case, host)
+                }
+            };
         }
         let views = target.views();
-        let mut readings: Vec<Reading> = views
-            .iter()
-            .map(|view| self.index.read(view, host))
-            .collect();
-        if readings.iter().all(|reading| *reading == Reading::Nothing) {
-            readings.extend(views.iter().map(|view| self.index.read_folded(view, host)));
+        let mut readings: Vec<Reading> = Vec::with_capacity(views.len());
+        for view in &views {
+            let (reading, folded) = self.index.read(view, host);
+            readings.push(reading);
+            readings.extend(folded);
         }
         self.combine(&readings, target, target.class(), host)
     }
@@ -93,17 +93,22 @@ impl Table {
         };
         let host = host.and_then(normalize_host);
         let host = host.as_deref();
-        if target.is_plain() {
-            return match routes.read(target.path(), host) {
-                Some(entry) => Resolved::sure(Resolution::Route(entry)),
-                None => Resolved::sure(Resolution::NoRoute),
-            };
+        if target.is_plain()
+            && let (entry, None) = routes.read(target.path(), host)
+        {
+            return Resolved::sure(entry.map_or(Resolution::NoRoute, Resolution::Route));
+        }
+        let mut found = Vec::new();
+        for view in target.views() {
+            let (entry, folded) = routes.read(&view, host);
+            found.push(entry);
+            found.extend(folded.map(Some));
         }
         let mut gated: Option<&Arc<RouteEntry>> = None;
         let mut free: Option<&Arc<RouteEntry>> = None;
         let (mut differ, mut unpriced, mut unequal) = (false, false, false);
-        for view in target.views() {
-            let Some(entry) = routes.read(&view, host) else {
+        for entry in found {
+            let Some(entry) = entry else {
                 unpriced = true;
                 continue;
             };
@@ -244,24 +249,61 @@ struct Own<'t> {
 }
 
 impl<'t> Own<'t> {
-    /// The route that a view selects, or the default: the first paid one.
-    fn read(&self, view: &str, host: Option<&str>) -> Option<&'t Arc<RouteEntry>> {
-        let selected = match self.index {
-            Some(index) => match index.read(view, host) {
-                Reading::Route(route) => self.slot(route),
-                Reading::Closed | Reading::Walled | Reading::Nothing => None,
-            },
-            None => self
-                .slots()
-                .filter(|slot| {
-                    slot.host.is_none() || host.is_none() || slot.host.as_deref() == host
-                })
-                .filter(|slot| slot.pattern.matches(view))
-                .max_by_key(|slot| slot.precedence),
+    /// The route that a view selects, or the default: the first paid one. And the one that it
+    /// selects when letters have no case, where that is more specific.
+    fn read(
+        &self,
+        view: &str,
+        host: Option<&str>,
+    ) -> (Option<&'t Arc<RouteEntry>>, Option<&'t Arc<RouteEntry>>) {
+        let (selected, folded) = match self.index {
+            Some(index) => {
+                let (reading, folded) = index.read(view, host);
+                (
+                    self.read_slot(reading),
+                    folded.and_then(|folded| self.read_slot(folded)),
+                )
+            }
+            None => {
+                let selected = self.best(host, |pattern| pattern.matches(view));
+                (selected, self.best_folded(view, host, selected))
+            }
         };
-        selected
-            .or_else(|| self.slots().find(|slot| slot.entry.gate == Gate::Paid))
-            .map(|slot| &slot.entry)
+        let selected = selected.or_else(|| self.slots().find(|slot| slot.entry.gate == Gate::Paid));
+        (
+            selected.map(|slot| &slot.entry),
+            folded.map(|slot| &slot.entry),
+        )
+    }
+
+    fn read_slot(&self, reading: Reading) -> Option<&'t Slot> {
+        match reading {
+            Reading::Route(route) => self.slot(route),
+            Reading::Closed | Reading::Walled | Reading::Nothing => None,
+        }
+    }
+
+    fn best(&self, host: Option<&str>, matches: impl Fn(&Pattern) -> bool) -> Option<&'t Slot> {
+        self.slots()
+            .filter(|slot| slot.host.is_none() || host.is_none() || slot.host.as_deref() == host)
+            .filter(|slot| matches(&slot.pattern))
+            .max_by_key(|slot| slot.precedence)
+    }
+
+    fn best_folded(
+        &self,
+        view: &str,
+        host: Option<&str>,
+        selected: Option<&Slot>,
+    ) -> Option<&'t Slot> {
+        let has_uppercase = view.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !has_uppercase && !self.slots().any(|slot| slot.pattern.has_uppercase()) {
+            return None;
+        }
+        self.best(host, |pattern| pattern.matches_folded(view))
+            .filter(|folded| {
+                selected.is_none_or(|written| folded.precedence.outranks(written.precedence))
+            })
     }
 
     fn slots(&self) -> impl Iterator<Item = &'t Slot> {

@@ -520,7 +520,7 @@ fn a_host_has_its_own_routes_before_those_of_every_host() {
 }
 
 #[test]
-fn letter_case_counts_only_where_nothing_matches() {
+fn letter_case_counts_only_where_nothing_more_specific_matches() {
     for unmatched in both() {
         let mut world = World::new(unmatched);
         world.file(vec![file(vec![
@@ -537,6 +537,41 @@ fn letter_case_counts_only_where_nothing_matches() {
         let table = world.reader.load();
         let resolved = table.resolve(&target, None, None, at(0));
         assert_eq!(resolved.ambiguity, Some(AmbiguityClass::Case));
+    }
+}
+
+/// R1: Express, IIS and ASP.NET route `/api/PREMIUM` to what is mounted at `/api/premium`.
+#[test]
+fn r1_another_case_of_a_paid_path_is_not_free_below_a_broader_free_one() {
+    for unmatched in both() {
+        let mut world = World::new(unmatched);
+        let mut routes = vec![
+            free("/*"),
+            free("/api/*"),
+            paid("/api/premium/*"),
+            free("/Users/*"),
+            route("/users/*", Gate::Paid, 7),
+            paid("/cheap/*"),
+            route("/cheap/dear/*", Gate::Paid, 7),
+        ];
+        for many in [false, true] {
+            world.file(vec![named("a", "x", routes.clone())]);
+            for (target, expected) in [
+                ("/api/PREMIUM/x", "paid /api/premium/*"),
+                ("/API/premium/x", "paid /api/premium/*"),
+                ("/api//PREMIUM/x", "paid /api/premium/*"),
+                ("/api/pr%45mium/x", "paid /api/premium/*"),
+                ("/api/Other", "free /api/*"),
+                ("/Users/x", "free /Users/*"),
+                ("/users/X", "paid /users/*"),
+                ("/cheap/DEAR/x", "ambiguous"),
+                ("/cheap/Any", "paid /cheap/*"),
+            ] {
+                assert_eq!(world.ask(target), expected, "{target}");
+                assert_eq!(world.ask_pin("a/x", target), expected, "{target} {many}");
+            }
+            routes.extend((0..20).map(|n| paid(&format!("/more/{n}"))));
+        }
     }
 }
 

@@ -81,6 +81,17 @@ fn rows() -> Vec<(u32, String, Must)> {
         (49, "/paid/%e0%80%af", Refuse),
         (7, "/free\\..\\paid\\x", Ambiguous),
         (7, "/free/%5c../%5c../paid", Ambiguous),
+        // Parameters stripped before decoding (Tomcat): the encoded slashes never count.
+        (40, "/free/a;%2fb%2fc/%2e%2e/%2e%2e/p%61id/x", Ambiguous),
+        (34, "/p%61id;%2f..%2ffree/x", Ambiguous),
+        // Dot segments decoded, slashes not (`new URL`, Envoy).
+        (19, "/free/x%2fy/%2e%2e/%2e%2e/paid/x", Ambiguous),
+        (19, "/free/x%252fy/%252e%252e/%252e%252e/paid/x", Ambiguous),
+        // Resolved once literally, then decoded and resolved again.
+        (1, "/free/a/b/%2e%2e/../%2e%2e/../paid/x", Ambiguous),
+        // An authority to `new URL`.
+        (16, "//free/paid/x", Pay),
+        (16, "/\\free/paid/x", Ambiguous),
     ]
     .into_iter()
     .map(|(row, target, must)| (row, target.to_owned(), must))
@@ -138,6 +149,8 @@ fn an_exact_pattern_and_a_glob_are_not_slipped_past() {
             ("/paid%2f", "ambiguous"),
             ("/paid/.", "ambiguous"),
             ("/paid/x/..", "ambiguous"),
+            ("//x/paid", "paid /paid"),
+            ("/%75/va%2fb/w", "ambiguous"),
             ("/u/v1/w/", "paid /u/v*/w"),
             ("/u/%76/w", "paid /u/v*/w"),
             ("/U/V1/W", "paid /u/v*/w"),
