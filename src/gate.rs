@@ -126,10 +126,6 @@ pub struct FreePass {
 /// let permit = x402_verifier::gate::Permit { payer: Default::default(), receipt: None,
 ///     upstream_auth: None, settled: x402_verifier::gate::Settled::Never, _made_by_the_gate: () };
 /// ```
-#[expect(
-    clippy::manual_non_exhaustive,
-    reason = "non_exhaustive would let the rest of this crate make one"
-)]
 #[derive(Debug, Clone)]
 #[expect(
     clippy::manual_non_exhaustive,
@@ -592,9 +588,9 @@ impl Reason {
             Self::Busy => Some("nothing was charged; send the same payment again"),
             Self::NoMatchingRequirement => Some("pay one of the options in accepts as it stands"),
             Self::Permit2AllowanceRequired => Some("approve Permit2 for the token, then pay again"),
-            Self::MissingForwardedUri => {
-                Some("call this endpoint from a forwardAuth middleware that sends X-Forwarded-Uri")
-            }
+            Self::MissingForwardedUri => Some(
+                "call this endpoint from a forwardAuth middleware; it sends X-Forwarded-Uri and -Host",
+            ),
             Self::OfferMisconfigured => {
                 Some("the seller finds the cause with `x402-verifier check` or in /routes")
             }

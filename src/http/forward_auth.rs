@@ -239,13 +239,13 @@ fn facts<'a>(
     let method = single(headers, names.method)
         .map_err(Unreadable::Headers)?
         .unwrap_or_default();
-    let authority = listless(headers, FORWARDED_HOST)?.unwrap_or_default();
+    let authority = listless(headers, FORWARDED_HOST)?
+        .filter(|host| !host.is_empty())
+        .ok_or(Unreadable::Headers(HeaderProblem::Missing(FORWARDED_HOST)))?;
     let scheme = listless(headers, FORWARDED_PROTO)?.unwrap_or("http");
-    let host = if authority.is_empty() {
-        None
-    } else {
-        Some(gate::normalize_host(authority).ok_or(Unreadable::Host)?)
-    };
+    // Exactly one host (design section 4): without it neither routes bound to one nor the
+    // challenge's `resource.url` mean anything.
+    let host = Some(gate::normalize_host(authority).ok_or(Unreadable::Host)?);
     let target = Target::parse(uri, host.as_deref()).map_err(Unreadable::Target)?;
     Ok(Facts {
         method,

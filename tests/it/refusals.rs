@@ -106,6 +106,7 @@ async fn r1_forwarded_headers_that_do_not_name_one_request_are_refused() {
             403,
             missing,
         ),
+        ("no host", free().without("x-forwarded-host"), 403, missing),
         (
             "two URIs",
             free().also("x-forwarded-uri", "/paid/x"),
@@ -207,7 +208,7 @@ async fn r1_forwarded_headers_that_do_not_name_one_request_are_refused() {
     ])
     .await;
     for (class, least, most) in [
-        ("missing_header", 2.0, 2.0),
+        ("missing_header", 3.0, 3.0),
         ("aliased_header", 7.0, 7.0),
         ("doubled_header", 7.0, 9.0),
         ("peer", 0.0, 0.0),
