@@ -177,3 +177,16 @@ async fn r1_a_call_without_forwarded_headers_is_no_pass() {
         }
     }
 }
+
+#[tokio::test]
+async fn r1_every_method_is_gated_and_a_missing_one_too() {
+    let (verifier, _) = verifier("allow").await;
+    for method in ["GET", "HEAD", "OPTIONS", "POST", "DELETE", "BREW", ""] {
+        let ask = verifier.ask("/paid/x").method(method);
+        assert_eq!(ask.send().await.status, 402, "{method}");
+        let pinned = ask.pinned("shop", "report");
+        assert_eq!(pinned.send().await.status, 402, "{method}, pinned");
+    }
+    let ask = verifier.ask("/paid/x").without("x-forwarded-method");
+    assert_eq!(ask.send().await.status, 402);
+}

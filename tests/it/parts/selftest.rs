@@ -175,6 +175,13 @@ mod real {
         // Ended but not yet reaped by whoever inherited it, it has an empty command line.
         let alive =
             || std::fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty());
+        // While it becomes `sleep` its command line is empty, too.
+        for _ in 0..500 {
+            if alive() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert!(alive());
         drop(outer);
         for _ in 0..500 {
