@@ -316,6 +316,7 @@ impl Iterator for OfferPage {
         // A group with many assets may overshoot the chunk; one with one asset has short lines.
         let mut text = String::with_capacity(CHUNK + 4096);
         while let Some(family) = FAMILIES.get(self.family) {
+            let head = [&self.prefix, "_", family.name, "{"].concat();
             while let Some(group) = self.groups.get(self.position) {
                 if text.len() >= CHUNK {
                     return Some(text);
@@ -326,7 +327,7 @@ impl Iterator for OfferPage {
                     family.announce(&self.prefix, &mut text);
                 }
                 let announced = text.len();
-                family.write(&self.prefix, group, &mut text);
+                family.write(&head, group, &mut text);
                 if text.len() == announced {
                     text.truncate(before);
                 } else {
@@ -350,10 +351,9 @@ impl Family {
         push(text, &["# TYPE ", prefix, "_", name, " ", kind, "\n"]);
     }
 
-    /// The series of one group.
-    fn write(&self, prefix: &str, group: &Group, text: &mut String) {
-        let block: &str = &group.first.block;
-        let open = [prefix, "_", self.name, "{", block];
+    /// The series of one group; `head` is the name with its opening brace.
+    fn write(&self, head: &str, group: &Group, text: &mut String) {
+        let open = [head, &group.first.block];
         match &self.series {
             Series::Sum(read) => {
                 let sum = group.members().map(read).fold(0, u64::saturating_add);
@@ -394,9 +394,9 @@ impl Family {
                 for (asset, decimals) in assets {
                     push(text, &open);
                     push(text, &[",asset=\"", asset, "\",decimals=\""]);
-                    number(text, decimals);
+                    number(text, decimals.into());
                     push(text, &["\""]);
-                    end_line(text, 1);
+                    end_line(text, 1_u8);
                 }
             }
         }
@@ -496,13 +496,19 @@ fn push(text: &mut String, parts: &[&str]) {
     }
 }
 
-fn number(text: &mut String, value: impl std::fmt::Display) {
+fn number(text: &mut String, value: u128) {
     let written = write!(text, "{value}");
     debug_assert!(written.is_ok(), "writing to a string cannot fail");
 }
 
-fn end_line(text: &mut String, value: impl std::fmt::Display) {
-    text.push_str("} ");
-    number(text, value);
-    text.push('\n');
+fn end_line(text: &mut String, value: impl Into<u128>) {
+    match value.into() {
+        // Nearly every series of a large page.
+        0 => text.push_str("} 0\n"),
+        value => {
+            text.push_str("} ");
+            number(text, value);
+            text.push('\n');
+        }
+    }
 }
