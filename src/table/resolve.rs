@@ -257,14 +257,14 @@ impl<'t> Own<'t> {
         host: Option<&str>,
     ) -> (Option<&'t Arc<RouteEntry>>, Option<&'t Arc<RouteEntry>>) {
         let (selected, folded) = match self.index {
-            Some(index) => {
+            Some(index) if host.is_some() || !index.has_hosts() => {
                 let (reading, folded) = index.read(view, host);
                 (
                     self.read_slot(reading),
                     folded.and_then(|folded| self.read_slot(folded)),
                 )
             }
-            None => {
+            Some(_) | None => {
                 let selected = self.best(host, |pattern| pattern.matches(view));
                 (selected, self.best_folded(view, host, selected))
             }
@@ -285,7 +285,11 @@ impl<'t> Own<'t> {
 
     fn best(&self, host: Option<&str>, matches: impl Fn(&Pattern) -> bool) -> Option<&'t Slot> {
         self.slots()
-            .filter(|slot| slot.host.is_none() || host.is_none() || slot.host.as_deref() == host)
+            .filter(|slot| {
+                // Without a host nothing of one host is free: it could be gated on another.
+                let unknown = host.is_none() && !is_free(&slot.entry);
+                slot.host.is_none() || unknown || slot.host.as_deref() == host
+            })
             .filter(|slot| matches(&slot.pattern))
             .max_by_key(|slot| slot.precedence)
     }

@@ -474,6 +474,47 @@ fn a_pinned_offer_with_many_routes_answers_as_one_with_few() {
     assert_eq!(world.ask_pin("n/x", "/zzz"), "paid /a/0/*");
 }
 
+/// R1: a proxy that forwards no host does not choose the host on which a path is free.
+#[test]
+fn a_pin_without_a_host_is_not_free_by_a_route_of_one_host() {
+    let on = |host: &str, routes| Offer {
+        hostname: Some(host.into()),
+        ..named("n", "x", routes)
+    };
+    for more in [0, 20] {
+        let many = (0..more).map(|n| paid(&format!("/more/{n}")));
+        let mut world = World::new(Unmatched::Deny);
+        world.file(vec![
+            on("one.example", vec![free("/a/*")]),
+            on(
+                "two.example",
+                vec![paid("/c/*"), route("/a/*", Gate::Paid, 9)],
+            ),
+            named("n", "x", many.collect()),
+            on("one.example", vec![free("/b/*")]),
+        ]);
+        let table = world.reader.load();
+        for (host, path, is_free) in [
+            (None, "/a/x", false),
+            (None, "/b/x", false),
+            (Some("one.example"), "/a/x", true),
+            (Some("two.example"), "/a/x", false),
+            (Some("three.example"), "/a/x", false),
+        ] {
+            let target = Target::parse(path, None).unwrap();
+            let pin = Pin {
+                namespace: "n",
+                name: "x",
+            };
+            let resolved = table.resolve(&target, host, Some(pin), at(0));
+            let Resolution::Route(entry) = resolved.resolution else {
+                panic!("{host:?} {path}: {resolved:?}");
+            };
+            assert_eq!(entry.gate == Gate::Free, is_free, "{host:?} {path} {more}");
+        }
+    }
+}
+
 #[test]
 fn a_host_has_its_own_routes_before_those_of_every_host() {
     for unmatched in both() {
