@@ -355,6 +355,7 @@ fn costs_the_same(left: &Arc<RouteEntry>, right: &Arc<RouteEntry>) -> bool {
             && left.state == right.state
             && left.settle == right.settle
             && left.eoa_only == right.eoa_only
+            && left.preflight_pass == right.preflight_pass
             && left.upstream_auth == right.upstream_auth
             && base(left) == base(right)
             && left.requirements.len() == right.requirements.len()

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 mod owners;
 mod targets;
 
+
 const DAY: i64 = 86_400;
 
 fn both() -> [Unmatched; 2] {
@@ -513,6 +514,18 @@ fn a_pin_without_a_host_is_not_free_by_a_route_of_one_host() {
             assert_eq!(entry.gate == Gate::Free, is_free, "{host:?} {path} {more}");
         }
     }
+}
+
+/// R1: a preflight passes only if every reading of its target lets it.
+#[test]
+fn views_that_differ_in_preflight_are_ambiguous() {
+    let mut world = World::new(Unmatched::Deny);
+    let open = Route {
+        preflight_pass: true,
+        ..paid("/open/*")
+    };
+    world.file(vec![file(vec![open, paid("/shut/*")])]);
+    assert_eq!(world.ask("//open/shut/x"), "ambiguous");
 }
 
 #[test]
