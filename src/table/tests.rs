@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 mod owners;
 mod targets;
-
+mod upstreams;
 
 const DAY: i64 = 86_400;
 
