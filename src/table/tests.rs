@@ -189,6 +189,45 @@ fn r4_a_removed_pattern_is_closed_then_denied_for_good() {
     }
 }
 
+/// The documented default is a pinned address, so a closed path must be closed there as well.
+#[test]
+fn r4_a_route_edited_away_is_not_free_by_a_broader_free_one_of_its_pinned_offer() {
+    for unmatched in both() {
+        let mut world = World::new(unmatched);
+        let before = vec![free("/a/*"), paid("/a/b/*")];
+        world.file(vec![named("n", "x", before)]);
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "paid /a/b/*");
+        world.file(vec![named("n", "x", vec![free("/a/*")])]);
+        for target in ["/a/b/c", "/a/B/c", "/a/%62/c", "/a//b/c"] {
+            assert_eq!(world.ask(target), "closed", "{target}");
+            assert_eq!(world.ask_pin("n/x", target), "closed", "{target}");
+        }
+        assert_eq!(world.ask_pin("n/x", "/a/c"), "free /a/*");
+        world.tick(DAY);
+        assert_eq!(world.ask("/a/b/c"), "no route");
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "no route");
+        let on_purpose = vec![free("/a/*"), free("/a/b/*")];
+        world.file(vec![named("n", "x", on_purpose)]);
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "free /a/b/*");
+    }
+}
+
+#[test]
+fn r4_a_closed_path_of_every_host_is_not_free_by_a_broad_route_of_one_host() {
+    let mut world = World::new(Unmatched::Deny);
+    let broad = Offer {
+        hostname: Some("one.example".into()),
+        ..named("n", "y", vec![free("/*"), free("/b/*")])
+    };
+    world.file(vec![named("n", "x", vec![paid("/a/*"), paid("/b/*")])]);
+    world.file(vec![broad]);
+    assert_eq!(world.ask_host("one.example", "/a/b"), "closed");
+    assert_eq!(world.ask_host("one.example", "/b/c"), "free /b/*");
+    assert_eq!(world.ask_host("one.example", "/c"), "free /*");
+    world.tick(DAY);
+    assert_eq!(world.ask_host("one.example", "/a/b"), "no route");
+}
+
 #[test]
 fn r4_a_pattern_that_comes_back_is_open_again() {
     let mut world = World::new(Unmatched::Allow);

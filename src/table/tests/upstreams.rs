@@ -281,8 +281,9 @@ proptest! {
             }
             // R4: the same of what was paid once.
             world.file(vec![named("n", "x", vec![free("/free/*"), free("/*")])]);
-            let answer = world.ask(&raw);
-            prop_assert!(!is_open(&answer), "{raw} is {answer} after removal, served by {served:?}");
+            for answer in [world.ask(&raw), world.ask_pin("n/x", &raw)] {
+                prop_assert!(!is_open(&answer), "{raw} is {answer} after removal, served by {served:?}");
+            }
         }
     }
 }
