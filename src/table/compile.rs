@@ -12,7 +12,7 @@ use super::owners::{self, Holder, Holding, Rejection};
 use super::prepare::Prepared;
 use super::price::{LastSuccess, Pricer};
 use super::report::{Report, RouteReport, SourceReport};
-use super::resolve::{Pinned, Pins, Slot, mark_of};
+use super::resolve::{OwnClosed, Pinned, Pins, Slot, mark_of};
 use super::{RouteState, Table};
 use crate::offer::Offer;
 use crate::pricing::Settings;
@@ -259,6 +259,7 @@ impl<'a> Build<'a> {
             .or_insert_with(|| Pinned::Offer {
                 routes: Vec::new(),
                 index: None,
+                closed: Vec::new(),
             });
         if let Pinned::Offer { routes, .. } = pinned {
             let owner = |slot: &Slot| slot.entry.offer.uid.is_none();
@@ -292,23 +293,39 @@ impl<'a> Build<'a> {
             };
             self.index.insert(host, &closure.pattern, kind, usize::MAX);
             self.rows.push(RouteReport::closed(closure, now));
-            if closure.until <= now {
-                continue;
+            if closure.until > now {
+                self.due(closure.until);
             }
-            self.due(closure.until);
-            let record = &closure.record;
-            if !record.namespace.is_empty() && !record.name.is_empty() {
+            self.close_pin(closure, now);
+        }
+    }
+
+    /// The pin of an offer that is gone, or what a present one has left behind.
+    fn close_pin(&mut self, closure: &Closure, now: Timestamp) {
+        let record = &closure.record;
+        if record.namespace.is_empty() || record.name.is_empty() {
+            return;
+        }
+        let pinned = self
+            .pins
+            .get_mut(record.namespace.as_str())
+            .and_then(|names| names.get_mut(record.name.as_str()));
+        match pinned {
+            Some(Pinned::Offer { closed, .. }) => closed.push(OwnClosed {
+                host: record.host.as_deref().map(Into::into),
+                pattern: closure.pattern.clone(),
+                until: closure.until,
+            }),
+            Some(Pinned::Deleted(until)) => *until = closure.until.max(*until),
+            None if closure.until > now => {
                 let names = self
                     .pins
                     .entry(record.namespace.as_str().into())
                     .or_default();
-                let pinned = names
-                    .entry(record.name.as_str().into())
-                    .or_insert(Pinned::Deleted(closure.until));
-                if let Pinned::Deleted(until) = pinned {
-                    *until = closure.until.max(*until);
-                }
+                let deleted = Pinned::Deleted(closure.until);
+                names.insert(record.name.as_str().into(), deleted);
             }
+            None => {}
         }
     }
 
@@ -328,7 +345,7 @@ impl<'a> Build<'a> {
 
     fn finish(mut self) -> Table {
         for pinned in self.pins.values_mut().flat_map(|names| names.values_mut()) {
-            if let Pinned::Offer { routes, index } = pinned
+            if let Pinned::Offer { routes, index, .. } = pinned
                 && routes.len() > FEW_ROUTES
             {
                 let mut own = Index::new();

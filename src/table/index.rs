@@ -4,7 +4,8 @@
 //! host's own before the host-less, then exact, longest prefix, longest literal part, declared order.
 //! *Walls* (managed prefixes, base paths of offers, patterns closed long ago) never win against a
 //! gated route; they only say that nothing there is free by accident: a free route passes a wall only
-//! if it is at least as specific, that is, if somebody wrote it for exactly that place.
+//! if it is at least as specific, that is, if somebody wrote it for exactly that place. The same
+//! holds for a closed pattern and a free route of one host.
 
 use super::trie::Trie;
 use crate::route::Pattern;
@@ -68,6 +69,7 @@ pub(super) enum Reading {
 struct Best {
     active: Option<Mark>,
     wall: Option<Precedence>,
+    closed: Option<Precedence>,
 }
 
 const HOST_BIT: u32 = 63;
@@ -169,6 +171,10 @@ impl Site {
 impl Best {
     fn see(&mut self, mark: Option<&Mark>) {
         let Some(mark) = mark else { return };
+        if mark.kind == MarkKind::Closed {
+            let without_host = mark.precedence.of_pattern();
+            self.closed = self.closed.max(Some(without_host));
+        }
         if mark.kind == MarkKind::Wall {
             self.wall = self.wall.max(Some(mark.precedence));
         } else if self
@@ -181,9 +187,9 @@ impl Best {
 
     /// The most specific match of any kind.
     fn top(&self) -> Option<Precedence> {
-        let pattern = |precedence: Precedence| Precedence(precedence.0 & !(1 << HOST_BIT));
-        let active = self.active.map(|mark| pattern(mark.precedence));
-        active.max(self.wall.map(pattern))
+        let active = self.active.map(|mark| mark.precedence.of_pattern());
+        let wall = self.wall.map(Precedence::of_pattern);
+        active.max(wall).max(self.closed)
     }
 
     fn reading(&self) -> Reading {
@@ -195,6 +201,9 @@ impl Best {
             };
         };
         match kind {
+            MarkKind::Free(_) if self.closed.is_some_and(|it| it.outranks(precedence)) => {
+                Reading::Closed
+            }
             MarkKind::Free(_) if self.wall.is_some_and(|wall| wall.outranks(precedence)) => {
                 Reading::Walled
             }
@@ -219,9 +228,14 @@ impl Precedence {
         )
     }
 
+    /// The precedence of the pattern alone.
+    const fn of_pattern(self) -> Self {
+        Self(self.0 & !(1 << HOST_BIT))
+    }
+
     /// Whether the pattern alone is more specific, host and order aside.
     pub(super) fn outranks(self, other: Self) -> bool {
-        let pattern = |precedence: Self| (precedence.0 & !(1 << HOST_BIT)) >> LITERAL_SHIFT;
+        let pattern = |precedence: Self| precedence.of_pattern().0 >> LITERAL_SHIFT;
         pattern(self) > pattern(other)
     }
 }

@@ -37,9 +37,20 @@ pub(super) enum Pinned {
         routes: Vec<u32>,
         /// Set for an offer with too many routes to try one by one.
         index: Option<Box<super::index::Index>>,
+        /// What it or an offer of its names has left behind (R4).
+        closed: Vec<OwnClosed>,
     },
     /// Deleted; 410 until then.
     Deleted(Timestamp),
+}
+
+/// A closed path of a pinned offer.
+#[derive(Debug)]
+pub(super) struct OwnClosed {
+    pub(super) host: Option<Box<str>>,
+    pub(super) pattern: Pattern,
+    /// End of the 410.
+    pub(super) until: Timestamp,
 }
 
 impl Table {
@@ -85,10 +96,15 @@ impl Table {
                 return Resolved::sure(Resolution::UnknownPin);
             }
             Some(Pinned::Deleted(_)) => return Resolved::sure(Resolution::Closed),
-            Some(Pinned::Offer { routes, index }) => Own {
+            Some(Pinned::Offer {
+                routes,
+                index,
+                closed,
+            }) => Own {
                 table: self,
                 routes,
                 index,
+                closed,
             },
         };
         let host = host.and_then(normalize_host);
@@ -96,7 +112,8 @@ impl Table {
         if target.is_plain()
             && let (entry, None) = routes.read(target.path(), host)
         {
-            return Resolved::sure(entry.map_or(Resolution::NoRoute, Resolution::Route));
+            let resolution = entry.map_or(Resolution::NoRoute, Resolution::Route);
+            return Resolved::sure(routes.unless_closed(resolution, target, host, now));
         }
         let mut found = Vec::new();
         for view in target.views() {
@@ -137,7 +154,7 @@ impl Table {
             (None, None) => Resolution::NoRoute,
         };
         Resolved {
-            resolution,
+            resolution: routes.unless_closed(resolution, target, host, now),
             ambiguity: differ.then(|| target.class()),
         }
     }
@@ -246,6 +263,7 @@ struct Own<'t> {
     table: &'t Table,
     routes: &'t [u32],
     index: &'t Option<Box<super::index::Index>>,
+    closed: &'t [OwnClosed],
 }
 
 impl<'t> Own<'t> {
@@ -257,14 +275,14 @@ impl<'t> Own<'t> {
         host: Option<&str>,
     ) -> (Option<&'t Arc<RouteEntry>>, Option<&'t Arc<RouteEntry>>) {
         let (selected, folded) = match self.index {
-            Some(index) => {
+            Some(index) if host.is_some() || !index.has_hosts() => {
                 let (reading, folded) = index.read(view, host);
                 (
                     self.read_slot(reading),
                     folded.and_then(|folded| self.read_slot(folded)),
                 )
             }
-            None => {
+            Some(_) | None => {
                 let selected = self.best(host, |pattern| pattern.matches(view));
                 (selected, self.best_folded(view, host, selected))
             }
@@ -285,7 +303,11 @@ impl<'t> Own<'t> {
 
     fn best(&self, host: Option<&str>, matches: impl Fn(&Pattern) -> bool) -> Option<&'t Slot> {
         self.slots()
-            .filter(|slot| slot.host.is_none() || host.is_none() || slot.host.as_deref() == host)
+            .filter(|slot| {
+                // Without a host nothing of one host is free: it could be gated on another.
+                let unknown = host.is_none() && !is_free(&slot.entry);
+                slot.host.is_none() || unknown || slot.host.as_deref() == host
+            })
             .filter(|slot| matches(&slot.pattern))
             .max_by_key(|slot| slot.precedence)
     }
@@ -304,6 +326,39 @@ impl<'t> Own<'t> {
             .filter(|folded| {
                 selected.is_none_or(|written| folded.precedence.outranks(written.precedence))
             })
+    }
+
+    /// What was decided, but for a free route around a path that the offer once sold (R4): only a
+    /// free route as specific as the closed path opens it.
+    fn unless_closed(
+        &self,
+        resolution: Resolution<'t>,
+        target: &Target<'_>,
+        host: Option<&str>,
+        now: Timestamp,
+    ) -> Resolution<'t> {
+        let Resolution::Route(entry) = resolution else {
+            return resolution;
+        };
+        if self.closed.is_empty() || !is_free(entry) {
+            return resolution;
+        }
+        let free = self.slots().find(|slot| Arc::ptr_eq(&slot.entry, entry));
+        let free = free.map(|slot| slot.pattern.specificity());
+        let views = target.views();
+        let behind = self
+            .closed
+            .iter()
+            .filter(|closed| {
+                host.is_none() || closed.host.is_none() || closed.host.as_deref() == host
+            })
+            .filter(|closed| Some(closed.pattern.specificity()) > free)
+            .find(|closed| views.iter().any(|view| closed.pattern.matches_folded(view)));
+        match behind {
+            None => resolution,
+            Some(closed) if closed.until > now => Resolution::Closed,
+            Some(_) => Resolution::NoRoute,
+        }
     }
 
     fn slots(&self) -> impl Iterator<Item = &'t Slot> {
@@ -351,6 +406,7 @@ fn costs_the_same(left: &Arc<RouteEntry>, right: &Arc<RouteEntry>) -> bool {
             && left.state == right.state
             && left.settle == right.settle
             && left.eoa_only == right.eoa_only
+            && left.preflight_pass == right.preflight_pass
             && left.upstream_auth == right.upstream_auth
             && base(left) == base(right)
             && left.requirements.len() == right.requirements.len()

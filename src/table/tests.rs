@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 mod owners;
 mod targets;
+mod upstreams;
 
 const DAY: i64 = 86_400;
 
@@ -187,6 +188,45 @@ fn r4_a_removed_pattern_is_closed_then_denied_for_good() {
         assert_eq!(world.ask("/paid/x"), "no route", "never free by removal");
         assert_eq!(world.ask("/other"), "free /*");
     }
+}
+
+/// The documented default is a pinned address, so a closed path must be closed there as well.
+#[test]
+fn r4_a_route_edited_away_is_not_free_by_a_broader_free_one_of_its_pinned_offer() {
+    for unmatched in both() {
+        let mut world = World::new(unmatched);
+        let before = vec![free("/a/*"), paid("/a/b/*")];
+        world.file(vec![named("n", "x", before)]);
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "paid /a/b/*");
+        world.file(vec![named("n", "x", vec![free("/a/*")])]);
+        for target in ["/a/b/c", "/a/B/c", "/a/%62/c", "/a//b/c"] {
+            assert_eq!(world.ask(target), "closed", "{target}");
+            assert_eq!(world.ask_pin("n/x", target), "closed", "{target}");
+        }
+        assert_eq!(world.ask_pin("n/x", "/a/c"), "free /a/*");
+        world.tick(DAY);
+        assert_eq!(world.ask("/a/b/c"), "no route");
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "no route");
+        let on_purpose = vec![free("/a/*"), free("/a/b/*")];
+        world.file(vec![named("n", "x", on_purpose)]);
+        assert_eq!(world.ask_pin("n/x", "/a/b/c"), "free /a/b/*");
+    }
+}
+
+#[test]
+fn r4_a_closed_path_of_every_host_is_not_free_by_a_broad_route_of_one_host() {
+    let mut world = World::new(Unmatched::Deny);
+    let broad = Offer {
+        hostname: Some("one.example".into()),
+        ..named("n", "y", vec![free("/*"), free("/b/*")])
+    };
+    world.file(vec![named("n", "x", vec![paid("/a/*"), paid("/b/*")])]);
+    world.file(vec![broad]);
+    assert_eq!(world.ask_host("one.example", "/a/b"), "closed");
+    assert_eq!(world.ask_host("one.example", "/b/c"), "free /b/*");
+    assert_eq!(world.ask_host("one.example", "/c"), "free /*");
+    world.tick(DAY);
+    assert_eq!(world.ask_host("one.example", "/a/b"), "no route");
 }
 
 #[test]
@@ -484,6 +524,59 @@ fn a_pinned_offer_with_many_routes_answers_as_one_with_few() {
     assert_eq!(world.ask_pin("n/x", "/a/33/y"), "paid /a/33/*");
     assert_eq!(world.ask_pin("n/x", "/a/free"), "free /a/free");
     assert_eq!(world.ask_pin("n/x", "/zzz"), "paid /a/0/*");
+}
+
+/// R1: a proxy that forwards no host does not choose the host on which a path is free.
+#[test]
+fn a_pin_without_a_host_is_not_free_by_a_route_of_one_host() {
+    let on = |host: &str, routes| Offer {
+        hostname: Some(host.into()),
+        ..named("n", "x", routes)
+    };
+    for more in [0, 20] {
+        let many = (0..more).map(|n| paid(&format!("/more/{n}")));
+        let mut world = World::new(Unmatched::Deny);
+        world.file(vec![
+            on("one.example", vec![free("/a/*")]),
+            on(
+                "two.example",
+                vec![paid("/c/*"), route("/a/*", Gate::Paid, 9)],
+            ),
+            named("n", "x", many.collect()),
+            on("one.example", vec![free("/b/*")]),
+        ]);
+        let table = world.reader.load();
+        for (host, path, is_free) in [
+            (None, "/a/x", false),
+            (None, "/b/x", false),
+            (Some("one.example"), "/a/x", true),
+            (Some("two.example"), "/a/x", false),
+            (Some("three.example"), "/a/x", false),
+        ] {
+            let target = Target::parse(path, None).unwrap();
+            let pin = Pin {
+                namespace: "n",
+                name: "x",
+            };
+            let resolved = table.resolve(&target, host, Some(pin), at(0));
+            let Resolution::Route(entry) = resolved.resolution else {
+                panic!("{host:?} {path}: {resolved:?}");
+            };
+            assert_eq!(entry.gate == Gate::Free, is_free, "{host:?} {path} {more}");
+        }
+    }
+}
+
+/// R1: a preflight passes only if every reading of its target lets it.
+#[test]
+fn views_that_differ_in_preflight_are_ambiguous() {
+    let mut world = World::new(Unmatched::Deny);
+    let open = Route {
+        preflight_pass: true,
+        ..paid("/open/*")
+    };
+    world.file(vec![file(vec![open, paid("/shut/*")])]);
+    assert_eq!(world.ask("//open/shut/x"), "ambiguous");
 }
 
 #[test]
