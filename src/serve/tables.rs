@@ -3,8 +3,8 @@
 //!
 //! Building a table is CPU work and runs beside the request threads; publishing is the writer's.
 //! What the ledger could not take is kept and offered again, so a ledger that is down never stops
-//! a reload; nothing is lost by it, because a path that is live in the ledger and missing from a
-//! complete list is closed at the next start.
+//! a reload. A path that is live in the ledger and missing from a complete list is closed at the
+//! next start; only what went live and left again while the ledger was down is not remembered.
 
 use crate::gate::{Facilitator, Gate, Ledger};
 use crate::lifecycle::{Readiness, Tasks};
