@@ -155,7 +155,7 @@ fn the_documented_traefik_configuration_is_the_example() {
 
 #[test]
 fn every_reason_is_explained_to_buyers() {
-    let source = read("src/gate.rs");
+    let source = read("src/gate/reason.rs");
     let (_, from) = source.split_once("The stable code.").expect("as_str");
     let (codes, _) = from.split_once("The sentence for").expect("sentence");
     let page = read("docs/buyers.md");

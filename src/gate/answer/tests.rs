@@ -2,8 +2,10 @@
 
 use super::fakes::{Dice, Told, World, invalid, settle_failed};
 use super::*;
+use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const AT_ONCE: Duration = Duration::ZERO;
 

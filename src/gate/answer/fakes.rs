@@ -2,6 +2,7 @@
 //! that stands until everybody waits.
 
 use super::*;
+use crate::gate::ports::{Booked, ClaimOutcome, NewClaim, SettleReply, VerifyReply};
 use crate::gate::{PathRecord, Total, Upkeep};
 use crate::ledger::{Clock, Store};
 use crate::pricing;
@@ -10,11 +11,13 @@ use crate::table::{TableWriter, Update};
 use crate::x402::{SettleResponse, VerifyResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use jiff::SignedDuration;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 const START: i64 = 1_800_000_000;
 const PRICING: &str = "chain: base-sepolia
