@@ -8,7 +8,7 @@ phase=tests/parts/phase.sh
 tools=${X402_TOOLS_DIR:-$HOME/.cache/x402-verifier-tools}
 started=$SECONDS
 if [[ ${X402_SOAK:-} == 1 ]]; then
-  export PROPTEST_CASES=${PROPTEST_CASES:-5000}
+  export PROPTEST_CASES=${PROPTEST_CASES:-1024}
 fi
 
 "$phase" tools tests/parts/tools.sh
