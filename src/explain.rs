@@ -247,10 +247,6 @@ pub async fn explain(
     };
     let views = target.views().join("  ");
     steps.say("views", &views);
-    let preflight = question.method == "OPTIONS"
-        && headers.contains_key("origin")
-        && headers.contains_key("access-control-request-method")
-        && !gate::has_payment(&headers);
     let facts = Facts {
         method: question.method,
         host,
@@ -258,7 +254,7 @@ pub async fn explain(
         scheme: &scheme,
         target,
         pin,
-        preflight,
+        preflight: gate::is_preflight(question.method, &headers),
         proven_ingress: false,
         forwarded_for: "",
     };

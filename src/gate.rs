@@ -20,6 +20,7 @@ mod flight;
 mod lanes;
 mod payment;
 mod ports;
+mod preflight;
 mod reason;
 mod settlement;
 mod verdict;
@@ -42,6 +43,7 @@ pub use ports::{
     Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Upkeep,
     VerifyReply,
 };
+pub use preflight::{is_preflight, is_spelling_of};
 pub use reason::Reason;
 
 // What the faces and `explain` build a request from: part of this module's interface.

@@ -181,6 +181,34 @@ fn explain_shows_the_steps_and_the_response() {
     assert!(explain("/free/%2e%2e/paid/x").contains("400"));
 }
 
+#[test]
+fn explain_knows_a_preflight_as_serve_does() {
+    let open = pricing("https://facilitator.example")
+        .replace("price: \"0.001\",", "price: \"0.001\", preflight: pass,");
+    let folder = folder_with(&open);
+    let explain = |more: &[&str]| {
+        let fixed = [
+            "explain",
+            "--config",
+            "pricing.yaml",
+            "--header",
+            "Origin: https://a.example",
+        ];
+        let asked = [
+            "--header",
+            "Access-Control-Request-Method: GET",
+            "OPTIONS",
+            "/paid/x",
+        ];
+        let output = run(folder.path(), &[&fixed[..], more, &asked[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert!(explain(&[]).contains("200 OK"));
+    assert!(explain(&["--header", "X_HTTP_Method_Override: GET"]).contains("402"));
+    assert!(explain(&["--header", "Content-Type: text/plain"]).contains("402"));
+}
+
 #[tokio::test]
 async fn ready_prints_the_readiness_and_exits_0_or_1() {
     let mut verifier = Verifier::prepare("routes: [", &[]);
