@@ -103,7 +103,12 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
         .iter()
         .flat_map(|offer| &offer.routes)
         .filter(|route| route.problems.is_empty())
-        .map(|route| (Arc::clone(&route.pattern), route.declared_at.clone()))
+        .map(|route| {
+            (
+                Arc::clone(&route.pattern),
+                route.at.as_ref().map(ToString::to_string),
+            )
+        })
         .collect();
     let table = compile(document, now);
     let mut problems = Vec::new();

@@ -9,6 +9,8 @@ use crate::money::{Amount, Asset, Network};
 use alloy_primitives::Address;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ pub struct Offer {
     /// The host this offer is bound to, lower case without port.
     pub hostname: Option<Arc<str>>,
     /// Routes in declared order.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Declared>,
     /// Life cycle of the whole offer.
     pub phase: Phase,
     /// Problems that concern the offer as a whole; any of them closes all of its paths (R3).
@@ -86,8 +88,29 @@ pub struct Route {
     pub description: Option<Arc<str>>,
     /// Problems of this route; any of them closes its own path and no other (R3).
     pub problems: Vec<Problem>,
-    /// Where it was declared (`pricing.yaml:12:5`), for reports.
-    pub declared_at: Option<Arc<str>>,
+}
+
+/// A route and where it was declared.
+///
+/// A source hands out the same `Arc` for a route that did not change, also when it moved to another
+/// line, so that the table can keep what it has made of it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Where it was written, for reports.
+    pub at: Option<Location>,
+}
+
+/// A place in a file of the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Name of the file.
+    pub file: Arc<str>,
+    /// 1-based line.
+    pub line: usize,
+    /// 1-based column.
+    pub column: usize,
 }
 
 /// What guards a route.
@@ -142,6 +165,31 @@ pub struct Problem {
 pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest validity that is advertised (compat 1.6).
 pub const MAX_MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+impl Deref for Declared {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.route
+    }
+}
+
+impl From<Route> for Declared {
+    /// A route of which nobody knows where it was written.
+    fn from(route: Route) -> Self {
+        Self {
+            route: Arc::new(route),
+            at: None,
+        }
+    }
+}
+
+/// `pricing.yaml:12:5`.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
 
 impl Owner {
     /// The namespace, `None` for the operator.

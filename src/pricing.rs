@@ -174,7 +174,7 @@ pub struct Document {
     /// Settings.
     pub settings: Settings,
     /// Offers of the file, in order; unnamed routes are one offer with empty names.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<Arc<Offer>>,
     /// Everything noticed, errors of single routes included.
     pub findings: Vec<Finding>,
     /// Secret files that the document names, readable or not: a change of one changes the document.
@@ -254,7 +254,7 @@ fn read_document(
     file: &str,
     files: &mut Files<'_>,
     findings: &mut Findings,
-) -> Option<(Settings, Vec<Offer>)> {
+) -> Option<(Settings, Vec<Arc<Offer>>)> {
     let tree = match tree::parse(text) {
         Ok(tree) => tree,
         Err(flaw) => {

@@ -198,14 +198,14 @@ pub enum Update {
         /// Settings.
         settings: Box<Settings>,
         /// All offers of the file.
-        offers: Vec<Offer>,
+        offers: Vec<Arc<Offer>>,
     },
     /// The complete list of another source.
     Offers {
         /// Source name as in `/routes` (`kube`).
         source: &'static str,
         /// All offers of it.
-        offers: Vec<Offer>,
+        offers: Vec<Arc<Offer>>,
     },
     /// A source could not be read; the last good state stays (R6).
     Failed {

@@ -16,7 +16,7 @@ use super::read::{Section, Text};
 use super::settings::{self, Defaults};
 use super::tree::Value;
 use super::{FacilitatorSettings, Settings, keys, trust};
-use crate::offer::{Gate, Offer, Owner, Phase, Route, Settle};
+use crate::offer::{Declared, Gate, Location, Offer, Owner, Phase, Route, Settle};
 use http::HeaderValue;
 use secrecy::SecretString;
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ struct Offers {
 /// What every route is read with.
 struct Reader<'a> {
     defaults: &'a Defaults,
-    file: &'a str,
+    file: Arc<str>,
     settings: &'a mut Settings,
     assets: Assets,
     offers: Offers,
@@ -64,7 +64,7 @@ pub(super) fn read(
     settings: &mut Settings,
     file: &str,
     findings: &mut Findings,
-) -> Vec<Offer> {
+) -> Vec<Arc<Offer>> {
     let mark = findings.mark();
     let items = match root.value("routes") {
         Some(_) => root.list("routes", findings).unwrap_or_default(),
@@ -85,7 +85,7 @@ pub(super) fn read(
     }
     let mut reader = Reader {
         defaults,
-        file,
+        file: file.into(),
         settings,
         assets: Assets::default(),
         offers: Offers::default(),
@@ -99,7 +99,7 @@ pub(super) fn read(
         }
     }
     let uses_default = reader.uses_default;
-    let offers = reader.offers.list;
+    let offers = reader.offers.list.into_iter().map(Arc::new).collect();
     if !defaults.facilitator_named {
         if uses_default {
             findings.warn(
@@ -168,22 +168,29 @@ impl Reader<'_> {
         if gate == Gate::Paid && *facilitator == *self.defaults.facilitator {
             problems.extend(self.defaults.facilitator_problem.clone());
         }
-        let declared_at = format!("{}:{}:{}", self.file, section.at.line, section.at.column);
+        let route = Route {
+            pattern,
+            gate,
+            settle,
+            preflight_pass,
+            eoa_only,
+            options,
+            facilitator,
+            upstream_auth,
+            description,
+            problems,
+        };
+        let at = Location {
+            file: Arc::clone(&self.file),
+            line: section.at.line,
+            column: section.at.column,
+        };
         self.offers
             .of(namespace, name, hostname)
             .routes
-            .push(Route {
-                pattern,
-                gate,
-                settle,
-                preflight_pass,
-                eoa_only,
-                options,
-                facilitator,
-                upstream_auth,
-                description,
-                problems,
-                declared_at: Some(declared_at.into()),
+            .push(Declared {
+                route: Arc::new(route),
+                at: Some(at),
             });
     }
 

@@ -21,7 +21,12 @@ fn refused(text: &str) -> Vec<Finding> {
 }
 
 fn routes(document: &Document) -> Vec<&Route> {
-    document.offers.iter().flat_map(|o| &o.routes).collect()
+    document
+        .offers
+        .iter()
+        .flat_map(|o| &o.routes)
+        .map(|declared| &*declared.route)
+        .collect()
 }
 
 /// A document with a wallet, a facilitator, and one route with these lines.
@@ -95,7 +100,7 @@ routes:
     assert_eq!(first.options[0].max_timeout_seconds, 600);
     assert_eq!(first.settle, Settle::Before);
     assert_eq!(&*first.facilitator, "https://x402.org/facilitator");
-    assert_eq!(first.declared_at.as_deref(), Some("pricing.yaml:6:5"));
+    assert_eq!(first.at.as_ref().unwrap().to_string(), "pricing.yaml:6:5");
     assert_eq!(app.routes[1].options[0].amount, Amount(1_000));
     assert!(Arc::ptr_eq(
         &first.options[0].asset,

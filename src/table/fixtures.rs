@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::money::{Amount, Asset, Network, TransferMethod};
-use crate::offer::{Owner, PaymentOption, Phase, Problem, Route};
+use crate::offer::{Declared, Owner, PaymentOption, Phase, Problem, Route};
 use crate::pricing::{FacilitatorSettings, Unmatched};
 use alloy_primitives::Address;
 
@@ -57,7 +57,6 @@ pub(super) fn route(pattern: &str, gate: Gate, amount: u128) -> Route {
         upstream_auth: None,
         description: None,
         problems: Vec::new(),
-        declared_at: None,
     }
 }
 
@@ -92,7 +91,7 @@ pub(super) fn file(routes: Vec<Route>) -> Offer {
         owner: Owner::Operator,
         base_path: None,
         hostname: None,
-        routes,
+        routes: routes.into_iter().map(Declared::from).collect(),
         phase: Phase::Live,
         problems: Vec::new(),
     }
@@ -151,11 +150,13 @@ impl World {
 
     pub(super) fn file(&mut self, offers: Vec<Offer>) -> Applied {
         let settings = Box::new(self.settings.clone());
+        let offers = offers.into_iter().map(Arc::new).collect();
         self.writer
             .apply(Update::Document { settings, offers }, self.now)
     }
 
     pub(super) fn kube(&mut self, offers: Vec<Offer>) -> Applied {
+        let offers = offers.into_iter().map(Arc::new).collect();
         self.writer.apply(
             Update::Offers {
                 source: "kube",

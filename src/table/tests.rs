@@ -672,7 +672,7 @@ fn r1_another_case_of_a_paid_path_is_not_free_below_a_broader_free_one() {
 fn unmatched_allow_passes_only_outside_managed_owned_and_closed_paths() {
     let mut world = World::with_cluster(Unmatched::Allow);
     world.kube(vec![Offer {
-        routes: vec![paid("/shop/only")],
+        routes: vec![paid("/shop/only").into()],
         ..offer("a", "x", 1, "/shop")
     }]);
     assert_eq!(world.ask("/"), "unmatched");

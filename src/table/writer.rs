@@ -37,7 +37,7 @@ pub struct TableWriter {
     published: Arc<ArcSwap<Table>>,
     settings: Arc<Settings>,
     /// The last complete list of each source; `file` is one of them.
-    lists: BTreeMap<&'static str, Vec<Offer>>,
+    lists: BTreeMap<&'static str, Vec<Arc<Offer>>>,
     /// Sources in the order of the report; the file comes first (O2).
     sources: Vec<SourceReport>,
     known: Known,
@@ -150,9 +150,9 @@ impl TableWriter {
     fn accept(
         &mut self,
         name: &'static str,
-        offers: Vec<Offer>,
+        offers: Vec<Arc<Offer>>,
         now: Timestamp,
-    ) -> Option<Vec<Offer>> {
+    ) -> Option<Vec<Arc<Offer>>> {
         let replaced = self.lists.insert(name, offers);
         let mut source = self.source(name);
         source.ok = true;
@@ -200,7 +200,7 @@ impl TableWriter {
             .all(|source| source.last_success.is_some());
         let offers = self.sources.iter().flat_map(|source| {
             let list = self.lists.get(source.name).map_or(&[][..], Vec::as_slice);
-            list.iter().map(|offer| (source.name, offer))
+            list.iter().map(|offer| (source.name, &**offer))
         });
         let inputs = Inputs {
             settings: &self.settings,

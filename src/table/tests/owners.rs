@@ -82,7 +82,7 @@ fn o1_a_tie_in_age_is_broken_by_uid() {
 fn o1_one_foreign_pattern_rejects_the_whole_offer() {
     let mut world = World::with_cluster(Unmatched::Allow);
     let mut greedy = offer("b", "new", 2, "/services/bar");
-    greedy.routes.push(paid("/services/foo/v1"));
+    greedy.routes.push(paid("/services/foo/v1").into());
     world.kube(vec![offer("a", "old", 1, "/services/foo"), greedy]);
     let states: Vec<_> = world
         .rows("new")
@@ -99,9 +99,10 @@ fn o1_one_foreign_pattern_rejects_the_whole_offer() {
 fn o1_free_and_auth_routes_act_only_below_their_offers_path() {
     let mut world = World::with_cluster(Unmatched::Deny);
     let mut open = offer("a", "x", 1, "/services/x");
-    open.routes.push(free("/services/x/open/*"));
-    open.routes.push(free("/services/other/*"));
-    open.routes.push(route("/services/third", Gate::Auth, 0));
+    open.routes.push(free("/services/x/open/*").into());
+    open.routes.push(free("/services/other/*").into());
+    open.routes
+        .push(route("/services/third", Gate::Auth, 0).into());
     world.kube(vec![open]);
     assert_eq!(world.ask("/services/x/open/1"), "free /services/x/open/*");
     assert_eq!(world.ask("/services/other/1"), "broken /services/other/*");
@@ -300,7 +301,7 @@ fn o5_reserved_roots_are_refused_and_close_nothing() {
         assert_eq!(world.ask("/api/x"), "unmatched", "{base}");
     }
     let mut inside = offer("a", "inside", 1, "/services/a");
-    inside.routes.push(paid("/services/a/auth/login"));
+    inside.routes.push(paid("/services/a/auth/login").into());
     world.kube(vec![inside]);
     assert_eq!(
         world.rows("inside")[1],
@@ -324,7 +325,7 @@ fn o5_a_rejected_offer_that_goes_leaves_nothing_behind() {
 fn o5_closed_entries_of_a_gone_offer_collapse_to_its_base_path() {
     let mut world = World::with_cluster(Unmatched::Allow);
     let mut many = offer("a", "x", 1, "/shop");
-    many.routes = vec![paid("/shop/a"), paid("/shop/b/*")];
+    many.routes = vec![paid("/shop/a").into(), paid("/shop/b/*").into()];
     let mut one = many.clone();
     one.routes.pop();
     world.kube(vec![many]);
@@ -359,7 +360,9 @@ fn o5_past_its_cap_a_namespace_closes_its_managed_prefix_and_opens_nothing() {
             &format!("/services/x{round}"),
         )]);
         let mut outside = offer("a", &format!("y{round}"), round, &format!("/out/y{round}"));
-        outside.routes.push(paid(&format!("/services/in/y{round}")));
+        outside
+            .routes
+            .push(paid(&format!("/services/in/y{round}")).into());
         world.kube(vec![outside]);
     }
     world.now = at(10);
