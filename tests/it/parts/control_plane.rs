@@ -188,6 +188,8 @@ impl ControlPlane {
     }
 
     /// Starts the API server on the same data and address, and waits until it is ready.
+    ///
+    /// A list or watch of a CRD's objects may still get 429 (`storage is (re)initializing`) for a moment more.
     pub(crate) async fn start_api(&mut self) {
         self.launch_api();
         self.wait_api_ready().await;
@@ -199,7 +201,7 @@ impl ControlPlane {
         self.start_api().await;
     }
 
-    /// `kill -9` of the store. The API server stays and fails.
+    /// `kill -9` of the store. The API server stays: a request that needs the store waits for up to a minute.
     pub(crate) fn kill_etcd(&mut self) {
         self.etcd = None;
         wait_free(self.etcd_port);

@@ -63,9 +63,10 @@ impl Cluster {
         self.client.clone()
     }
 
-    /// Whether the API server says so.
+    /// Whether the API server says so within a second.
     pub(crate) async fn is_ready(&self) -> bool {
-        matches!(self.get_raw("/readyz").await.as_deref(), Ok("ok"))
+        let answer = tokio::time::timeout(Duration::from_secs(1), self.get_raw("/readyz")).await;
+        matches!(answer, Ok(Ok(body)) if body == "ok")
     }
 
     /// The body of a GET of this path and query.

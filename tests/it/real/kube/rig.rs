@@ -32,9 +32,13 @@ async fn shared(namespace: &str) -> (std::sync::Arc<ControlPlane>, Cluster) {
 /// Everything that a watch from `version` on says within a second, as `(type, object)`.
 async fn watched(cluster: &Cluster, version: &str) -> Vec<(String, Value)> {
     let url = format!("{OFFERS}?watch=true&timeoutSeconds=1&resourceVersion={version}");
-    match cluster.get_raw(&url).await {
-        Ok(events) => events.lines().map(event).collect(),
-        Err(error) => vec![("ERROR".to_owned(), json!({"code": code_of(&error)}))],
+    loop {
+        match cluster.get_raw(&url).await {
+            Ok(events) => return events.lines().map(event).collect(),
+            // "storage is (re)initializing": an API server is ready before the caches of its CRDs are.
+            Err(error) if code_of(&error) == 429 => tokio::time::sleep(SILENCE).await,
+            Err(error) => return vec![("ERROR".to_owned(), json!({"code": code_of(&error)}))],
+        }
     }
 }
 
@@ -260,15 +264,12 @@ async fn a_restart_keeps_the_data_and_after_a_compaction_an_old_version_is_gone(
     );
     assert_eq!(refusal(&cluster, &rest).await, 410);
 
-    let started = Instant::now();
     control.options().tokens.clear();
     control.options().audit = Audit::Off;
     control.kill_etcd();
-    assert!(
-        cluster.get_raw(OFFERS).await.is_err(),
-        "nothing to read from"
-    );
+    silent(cluster.get_raw(OFFERS)).await;
     control.start_etcd();
+    let started = Instant::now();
     control.restart_api().await;
     println!("API server restarted in {:?}", started.elapsed());
     let cluster = control.cluster();
@@ -300,9 +301,14 @@ async fn a_compaction_reaches_a_watch_cache_with_the_next_start_and_the_oldest_v
     .await;
     let cluster = control.cluster();
     let version_seen = cluster.get_raw("/version").await.unwrap();
-    assert!(
-        version_seen.contains(&format!("v{OLDEST_EMULATED}")),
-        "{version_seen}"
+    let version_seen: Value = serde_json::from_str(&version_seen).unwrap();
+    let emulated = [
+        &version_seen["emulationMajor"],
+        &version_seen["emulationMinor"],
+    ];
+    assert_eq!(
+        emulated.map(|part| part.as_str().unwrap()).join("."),
+        OLDEST_EMULATED
     );
     cluster.install_field_crd().await;
     let old = cluster
