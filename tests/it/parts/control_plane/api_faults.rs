@@ -31,7 +31,8 @@ pub(crate) enum Fault {
     Answer(u16, Option<u32>),
     /// Goes on so much later.
     Delay(Duration),
-    /// Waits here, unseen by the API server, until the rule is gone or another.
+    /// Waits here, unseen by the API server, until the rule is gone or another; then it goes on, also when the client
+    /// has given up meanwhile.
     Hold,
     /// The connection ends without an answer; the API server never sees it.
     Cut,

@@ -95,11 +95,17 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<State>)
     let Ok(stream) = acceptor.accept(stream).await else {
         return;
     };
-    let service = service_fn(|request| carry(request, Arc::clone(&state)));
+    let service = service_fn(|request| detached(request, Arc::clone(&state)));
     // A rule, the client or the API server may end it: each is an end like another.
     let _ended = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+/// One request in a task of its own: what was sent arrives, also when its sender has given up meanwhile.
+async fn detached(request: Request<Incoming>, state: Arc<State>) -> io::Result<Answer> {
+    let carried = tokio::spawn(carry(request, state)).await;
+    carried.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
 /// One request, by its rule. An error ends the connection.

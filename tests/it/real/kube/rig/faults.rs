@@ -216,3 +216,27 @@ async fn a_watch_that_runs_is_held_released_and_cut() {
     faults.change(running, Fault::CutBody(50));
     assert!(through.get_raw(&url).await.is_err());
 }
+
+#[tokio::test]
+async fn a_held_write_arrives_after_its_writer_gave_up() {
+    let (control, cluster) = shared("rig-late").await;
+    cluster
+        .create_offer(&offer("rig-late", "a", "0.001"))
+        .await
+        .unwrap();
+    let faults = ApiFaults::start(control.address()).await;
+    let through = Cluster::connect(faults.address(), ADMIN_TOKEN);
+    let held = faults.set(Ask::of(Verb::Patch, "serviceoffers/status"), Fault::Hold);
+    silent(through.patch_offer_status("rig-late", "a", &json!({"endpoint": "late"}))).await;
+    let endpoint = async || {
+        let offer = cluster.offer("rig-late", "a").await.unwrap();
+        offer["status"]["endpoint"].as_str().map(str::to_owned)
+    };
+    assert_eq!((faults.hits(held), endpoint().await), (1, None));
+    drop(through);
+    faults.remove(held);
+    let started = Instant::now();
+    while endpoint().await.as_deref() != Some("late") {
+        assert!(started.elapsed() < Duration::from_secs(10), "it never came");
+    }
+}
