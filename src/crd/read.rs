@@ -49,13 +49,19 @@ impl<'v> Section<'v> {
         self.map?.get(key).filter(|value| !value.is_null())
     }
 
-    /// A text that is not empty, surrounding whitespace aside.
-    pub(super) fn text(&self, key: &str, problems: &mut Vec<Problem>) -> Option<&'v str> {
+    /// A text of any length that is not empty, surrounding whitespace aside.
+    pub(super) fn long_text(&self, key: &str, problems: &mut Vec<Problem>) -> Option<&'v str> {
         let value = self.value(key)?;
         let Some(text) = value.as_str() else {
             problems.push(wrong_type(&self.at(key), value, "a text in quotes"));
             return None;
         };
+        Some(text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// A text that is not empty, surrounding whitespace aside.
+    pub(super) fn text(&self, key: &str, problems: &mut Vec<Problem>) -> Option<&'v str> {
+        let text = self.long_text(key, problems)?;
         if text.len() > MAX_TEXT {
             problems.push(Problem {
                 code: "invalid_type",
@@ -66,7 +72,7 @@ impl<'v> Section<'v> {
             });
             return None;
         }
-        Some(text.trim()).filter(|text| !text.is_empty())
+        Some(text)
     }
 
     /// A whole number.
