@@ -1,4 +1,5 @@
-//! Real parts for tests: Traefik, a chain with a token, the official facilitator, the buyers of four ecosystems.
+//! Real parts for tests: Traefik, a chain with a token, the official facilitator, the buyers of four ecosystems,
+//! a Kubernetes control plane.
 //!
 //! Everything comes from the folder that `make tools` fills ([`tools_dir`]); a test that needs a tool which is not
 //! there fails and says so ([`require`]), it never passes by skipping. Each part is a guard: it is ready when
@@ -15,11 +16,13 @@
 
 mod buyer;
 mod chain;
+pub(crate) mod control_plane;
 mod facilitator;
 pub(crate) mod http;
 pub(crate) mod process;
 mod promtool;
 mod selftest;
+pub(crate) mod stream_proxy;
 mod traefik;
 
 use std::{
@@ -56,7 +59,7 @@ pub(crate) fn parts_dir() -> PathBuf {
 
 /// The folder of an installed tool, or of a command's program for those that the system brings.
 ///
-/// `tool` is a name of `tests/parts/tools.sh` (`traefik`, `npm-v2`, `npm-v1`, `python`, `token`, `peers`) or a
+/// `tool` is a name of `tests/parts/tools.sh` (`traefik`, `npm-v2`, `npm-v1`, `python`, `token`, `peers`, `kube`) or a
 /// command to be found in `PATH` (`node`, `python3`, `promtool`, `wrk`).
 ///
 /// # Panics

@@ -9,6 +9,7 @@ mod buyers;
 mod bypass;
 mod dialect;
 mod headers;
+mod kube;
 mod money;
 mod shop;
 mod trouble;

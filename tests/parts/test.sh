@@ -14,10 +14,12 @@ fi
 "$phase" tools tests/parts/tools.sh
 tests/parts/check.sh
 
-# Tests with real parts live in modules named `real`; those that need promtool have it in their name.
+# Tests with real parts live in modules named `real`; those that need promtool have it in their name, those that
+# need an API server live in `real::kube`.
 skip=() not_run=() real=yes
 while IFS= read -r line; do
   case $line in
+    kube:*) skip+=(--skip real::kube) not_run+=("tests that need an API server, ${line#kube: }") ;;
     promtool:*) skip+=(--skip promtool) not_run+=("tests that need $line") ;;
     *) real=no not_run+=("tests with real parts need $line") ;;
   esac

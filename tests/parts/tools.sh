@@ -72,6 +72,22 @@ recipe_peers() { # the target folder stays beside it, so that a small change bui
   cp "$CARGO_TARGET_DIR"/release/{buyer,axum-static,paygate,paced,payments,yes-facilitator} "$dest"
 }
 
+# A Kubernetes control plane. The versions are those of kube/go.mod; Go's own cache makes a rebuild take seconds.
+recipe_kube() {
+  local version major minor flags
+  cd "$parts/kube"
+  go mod download
+  version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+  IFS=. read -r major minor _ <<<"${version#v}"
+  # The API server takes its version, and with it what it can emulate, from these.
+  local package=k8s.io/component-base/version
+  flags=(-mod=readonly -trimpath -ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor")
+  go build "${flags[@]}" -o "$dest/etcd" go.etcd.io/etcd/server/v3
+  go build "${flags[@]}" -o "$dest/" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+  "$dest/etcd" --version
+  "$dest/kube-apiserver" --version
+}
+
 # ---- machinery ----
 
 say() { printf '%-8s  %s\n' "$1" "$2"; }
@@ -155,17 +171,30 @@ rust_peers() {
   tool peers "$peers/Cargo.toml" "$peers/Cargo.lock" "${sources[@]}" -- "$(rustc --version)"
 }
 
+kube() {
+  # 1.25 is what kube/go.mod asks for.
+  if command -v go >/dev/null && go version | awk '{ sub("go", "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 25) }'; then
+    tool kube "$parts"/kube/{go.mod,go.sum} -- "$(go version)"
+  else
+    missing kube "no Go 1.25 or later"
+  fi
+}
+
 # Jobs in the background do not hear Ctrl-C by themselves.
 trap 'trap "" TERM; kill -TERM 0; exit 130' INT
 
 echo "tools in $tools"
-# The peers are one long compilation, the rest mostly downloads: both at once.
+# Two long compilations, the rest mostly downloads: all at once.
 rust_peers &
 rust=$!
+kube &
+go=$!
 packages &
 rest=$!
 failed=0
 wait "$rest" || failed=1
 if kill -0 "$rust" 2>/dev/null; then say peers "compiling (3 to 5 minutes when cold)"; fi
+if kill -0 "$go" 2>/dev/null; then say kube "compiling (4 to 6 minutes when cold)"; fi
 wait "$rust" || failed=1
+wait "$go" || failed=1
 exit "$failed"

@@ -1,0 +1,3 @@
+//! What only a real API server shows. The rig itself is proven first ([`rig`]).
+
+mod rig;
