@@ -68,7 +68,7 @@ const TOLD: usize = 3;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubeOptions {
     /// Files of `--kubeconfig` or `KUBECONFIG`, separated like a search path; `None` looks for
-    /// `~/.kube/config` and then for the ServiceAccount of the pod.
+    /// `~/.kube/config` and then for the `ServiceAccount` of the pod.
     pub kubeconfig: Option<PathBuf>,
     /// Namespaces that are read; empty is all of them.
     pub namespaces: Vec<String>,
@@ -95,6 +95,10 @@ pub struct KubeSource {
 
 /// What a reader tells the informer; the number is that of the list.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a few wait at a time, and most hold a page behind a pointer"
+)]
 enum Message {
     Offers(usize, Event<ServiceOffer>),
     Secrets(usize, Event<SecretObject>),
