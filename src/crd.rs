@@ -118,8 +118,8 @@ impl Translated {
     pub fn attach_upstream_auth(&mut self, found: Result<SecretString, UpstreamSecretError>) {
         match found.and_then(header) {
             Ok(value) => {
-                for route in &mut self.offer.routes {
-                    route.upstream_auth = Some(value.clone());
+                for declared in &mut self.offer.routes {
+                    Arc::make_mut(&mut declared.route).upstream_auth = Some(value.clone());
                 }
             }
             Err(why) => self.offer.problems.push(Problem {

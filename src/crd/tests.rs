@@ -1,7 +1,7 @@
 //! The translation against compat 1.18 and 1.19, and against everything that is no offer at all.
 
 use super::*;
-use crate::offer::{Gate, Owner, Phase, Route};
+use crate::offer::{Declared, Gate, Owner, Phase, Route};
 use kube::Resource;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -84,7 +84,8 @@ fn price(route: &Route) -> Vec<(u64, u128)> {
 fn is_gated(offer: &Offer, path: &str) -> bool {
     let whole = format!("{path}/*");
     let broken = !offer.problems.is_empty();
-    let closed = |route: &Route| broken || route.gate == Gate::Paid || !route.problems.is_empty();
+    let closed =
+        |route: &Declared| broken || route.gate == Gate::Paid || !route.problems.is_empty();
     offer.routes.iter().any(|route| *route.pattern == *whole) && offer.routes.iter().all(closed)
 }
 

@@ -12,7 +12,9 @@ use super::payment::Terms;
 use super::read::{Section, quoted};
 use super::{PAUSED_ANNOTATION, UPSTREAM_SECRET_ANNOTATION};
 use super::{ServiceOffer, TranslateOptions, Translated};
-use crate::offer::{DOCUMENTS_FACILITATOR, Gate, Offer, Owner, Phase, Problem, Route, Settle};
+use crate::offer::{
+    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, Owner, Phase, Problem, Route, Settle,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -58,7 +60,7 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
         hostname: hostname.filter(|host| options.bound_hosts.contains(host)),
         namespace,
         name,
-        routes,
+        routes: routes.into_iter().map(Declared::from).collect(),
         phase,
         problems,
     };
@@ -409,7 +411,6 @@ fn whole(base: &str) -> Route {
         upstream_auth: None,
         description: None,
         problems: Vec::new(),
-        declared_at: None,
     }
 }
 

@@ -42,7 +42,7 @@ const SETTLE: Duration = Duration::from_millis(60);
 /// Findings that are logged one by one.
 const LOGGED: usize = 20;
 /// Name of this source in `/routes`.
-const NAME: &str = "file";
+pub const NAME: &str = "file";
 
 /// The pricing file.
 #[derive(Debug, Clone)]
