@@ -16,12 +16,14 @@
 
 mod condition;
 mod object;
+mod observed;
 mod payment;
 mod read;
 mod translate;
 
-pub use condition::{CONDITION_TYPE, Reason};
+pub use condition::{CONDITION_TYPE, Condition, Fingerprint, Reason, StoredCondition};
 pub use object::ServiceOffer;
+pub use observed::{Observations, Observed};
 pub use translate::translate;
 
 use crate::offer::{Offer, Problem};

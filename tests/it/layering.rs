@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "sources/kube",
         &["crd", "pricing", "offer", "table", "lifecycle", "metrics"],
     ),
+    ("status", &["crd", "table", "lifecycle", "metrics"]),
     ("http/respond", &["gate", "x402"]),
     (
         "http/forward_auth",
