@@ -320,6 +320,12 @@ fn gauges(table: &Table, now: Timestamp) -> TableGauges {
     TableGauges {
         generation: table.generation,
         age: age(table.built_at, now),
+        sources: table
+            .report
+            .sources
+            .iter()
+            .map(|source| (source.name, source.ok))
+            .collect(),
         ..route_gauges(&table.report)
     }
 }

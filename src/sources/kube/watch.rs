@@ -31,9 +31,13 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(30);
 const WATCH_DEADLINE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 4);
 /// A watch that lived this long shows that the API server is well.
 const HELD: Duration = Duration::from_secs(1);
-/// First and longest pause after a failure.
+/// A watch that was opened and is to be refused is refused within this: 410 comes inside of it.
+const REFUSED_WITHIN: Duration = Duration::from_millis(200);
+/// First and longest pause after a failure; nobody may use this process before the first list, so
+/// until then it asks more often.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE_AT_START: Duration = Duration::from_secs(5);
 
 /// What a list became.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ enum Position {
 struct State {
     position: Position,
     page_size: u32,
+    /// There was a complete list.
+    listed: bool,
     /// Failures since things went well.
     failures: u32,
     /// Versions that were gone since a watch held.
@@ -109,6 +115,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
         let mut state = State {
             position: Position::List { token: None },
             page_size: PAGE_SIZE,
+            listed: false,
             failures: 0,
             expired: 0,
             reported: None,
@@ -167,7 +174,11 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
                     version: page.resource_version,
                 };
                 state.page_size = PAGE_SIZE;
-                self.well(state).await?;
+                state.listed = true;
+                // In a storm of 410 a list proves little: there a watch has to hold.
+                if state.expired < 2 {
+                    self.well(state).await?;
+                }
                 self.send(Event::Complete).await?;
             }
         }
@@ -184,11 +195,21 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
             Ok(lines) => lines?,
             Err(_elapsed) => return Err(Fault::Silent(PAGE_DEADLINE).into()),
         };
-        self.well(state).await?;
         let dead = opened + WATCH_DEADLINE;
         loop {
-            let change = match timeout_at(dead, lines.next::<K>()).await {
+            let refused = Instant::now() + REFUSED_WITHIN;
+            let until = if state.reported.is_some() {
+                refused.min(dead)
+            } else {
+                dead
+            };
+            let change = match timeout_at(until, lines.next::<K>()).await {
                 Ok(change) => change?,
+                Err(_elapsed) if until < dead => {
+                    self.well(state).await?;
+                    state.held();
+                    continue;
+                }
                 Err(_elapsed) => return Err(Fault::Silent(WATCH_DEADLINE).into()),
             };
             let Some(change) = change else {
@@ -199,6 +220,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
                 return Ok(());
             };
             state.held();
+            self.well(state).await?;
             let (version, event) = match change {
                 Change::Bookmark(version) => (Some(version), None),
                 Change::Set(object) => (version_of(&object), Some(Event::Set(object))),
@@ -223,6 +245,8 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
             Fault::Expired => {
                 state.position = Position::List { token: None };
                 state.expired = state.expired.saturating_add(1);
+                // It answers: what came before does not delay the list that it wants.
+                state.failures = state.expired;
                 state.expired > 1
             }
             Fault::TooLarge => {
@@ -245,15 +269,20 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
                 self.send(Event::Trouble(sentence)).await?;
             }
         }
-        let wished = fault.retry_after().unwrap_or_default();
-        Ok(wished.max(pause(state.failures)))
+        let longest = if state.listed {
+            LONGEST_PAUSE
+        } else {
+            LONGEST_PAUSE_AT_START
+        };
+        Ok(match fault.retry_after() {
+            Some(after) => after + pause(1, longest),
+            None => pause(state.failures, longest),
+        })
     }
 
-    /// The API answers again. After a storm of 410 an answer proves little: there a watch has to
-    /// hold first.
+    /// The API can be used again.
     async fn well(&self, state: &mut State) -> Result<(), Closed> {
-        if state.reported.is_some() && state.expired < 2 {
-            state.reported = None;
+        if state.reported.take().is_some() {
             self.send(Event::Well).await?;
         }
         Ok(())
@@ -296,13 +325,11 @@ fn version_of<K: Object>(object: &K) -> Option<String> {
     object.resource_version().map(str::to_owned)
 }
 
-/// A pause that doubles with every failure, up to [`LONGEST_PAUSE`], half of it random: those who
-/// lost one API server must not come back to it all at once.
-fn pause(failures: u32) -> Duration {
+/// A pause that doubles with every failure, up to the longest, half of it random: those who lost one
+/// API server must not come back to it all at once.
+fn pause(failures: u32, longest: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    let whole = SHORTEST_PAUSE
-        .saturating_mul(1 << doublings)
-        .min(LONGEST_PAUSE);
+    let whole = SHORTEST_PAUSE.saturating_mul(1 << doublings).min(longest);
     let half = whole / 2;
     // Without randomness the pause is the whole one.
     let random = getrandom::u32().unwrap_or(u32::MAX);
@@ -317,7 +344,7 @@ mod tests {
     fn pauses_grow_to_a_limit_and_are_never_equal_for_all() {
         for (failures, longest) in [(1, 200), (2, 400), (5, 3_200), (9, 30_000), (4_000, 30_000)] {
             let longest = Duration::from_millis(longest);
-            let pauses: Vec<_> = (0..50).map(|_| pause(failures)).collect();
+            let pauses: Vec<_> = (0..50).map(|_| pause(failures, LONGEST_PAUSE)).collect();
             assert!(pauses.iter().all(|p| *p >= longest / 2 && *p <= longest));
             assert!(pauses.iter().any(|p| *p != pauses[0]));
         }
