@@ -23,7 +23,7 @@ mod translate;
 
 pub use condition::{CONDITION_TYPE, Condition, Fingerprint, Reason, StoredCondition};
 pub use object::ServiceOffer;
-pub use observed::{Observations, Observed};
+pub use observed::{Observations, Observed, Version};
 pub use translate::translate;
 
 use crate::offer::{Offer, Problem};

@@ -6,7 +6,7 @@
 //! foreign owner only as "another namespace" (O7), and nothing is added to that here.
 
 use crate::crd::{Condition, Reason};
-use crate::table::{Gate, Report, ReportedState, RouteReport};
+use crate::table::{Gate, OfferEntry, Report, ReportedState, RouteReport};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -26,24 +26,20 @@ pub(super) struct OfferRows {
     pub(super) range: Range<usize>,
 }
 
-/// The offers of the cluster in a report; rows of the file and of paths that were left are nobody's.
+/// The offers of the cluster in a report, by rows that stand together. Rows of paths that were left
+/// may be among them; there is no [`condition`] of such.
 pub(super) fn offers(report: &Report) -> impl Iterator<Item = OfferRows> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let first = row(report, at)?;
-            let start = at;
+            let (start, first) = (at, offer(report, at)?);
             at += 1;
-            while row(report, at).is_some_and(|next| Arc::ptr_eq(&next.offer, &first.offer)) {
+            while offer(report, at).is_some_and(|next| Arc::ptr_eq(next, first)) {
                 at += 1;
             }
-            // Only an object has a generation.
-            if let (Some(uid), Some(_)) = (&first.offer.uid, first.offer_generation) {
-                let uid = uid.clone();
-                return Some(OfferRows {
-                    uid,
-                    range: start..at,
-                });
+            if let Some(uid) = first.uid.clone() {
+                let range = start..at;
+                return Some(OfferRows { uid, range });
             }
         }
     })
@@ -54,7 +50,12 @@ pub(super) fn rows(report: &Report, range: Range<usize>) -> Vec<Cow<'_, RouteRep
     range.filter_map(|position| row(report, position)).collect()
 }
 
-/// The one place that knows how a report keeps its rows.
+// The two that know how a report keeps its rows.
+
+fn offer(report: &Report, position: usize) -> Option<&Arc<OfferEntry>> {
+    report.routes.get(position).map(|row| &row.offer)
+}
+
 fn row(report: &Report, position: usize) -> Option<Cow<'_, RouteReport>> {
     report.routes.get(position).map(Cow::Borrowed)
 }
@@ -72,7 +73,7 @@ pub(super) fn digest(rows: &[Cow<'_, RouteReport>]) -> u64 {
     hasher.finish()
 }
 
-/// The condition; `None` of no rows.
+/// The condition; `None` of no rows, and of a path that was left: only an object has a generation.
 pub(super) fn condition(rows: &[Cow<'_, RouteReport>]) -> Option<Condition> {
     let generation = rows.first()?.offer_generation?;
     let reason = rows.iter().map(|row| reason(row)).max()?;
@@ -186,7 +187,7 @@ fn cut(message: String) -> String {
 mod tests {
     use super::*;
     use crate::offer::{Owner, Settle};
-    use crate::table::{AcceptReport, OfferEntry};
+    use crate::table::AcceptReport;
 
     fn entry(uid: &str) -> Arc<OfferEntry> {
         Arc::new(OfferEntry {
@@ -359,6 +360,7 @@ mod tests {
             ..Report::default()
         };
         let found: Vec<_> = offers(&report)
+            .filter(|offer| condition(&rows(&report, offer.range.clone())).is_some())
             .map(|offer| (offer.uid.to_string(), offer.range))
             .collect();
         assert_eq!(found, [("u".to_owned(), 1..3), ("v".to_owned(), 3..4)]);

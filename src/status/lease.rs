@@ -207,7 +207,8 @@ impl Lease {
                 self.send(Method::POST, &self.folder()?, &lease).await?;
             }
             (Step::Ask, Some(mut lease)) => {
-                lease["metadata"]["annotations"][WANTED_BY] = json!(self.identity);
+                let me = json!(self.identity);
+                set(&mut lease, &["metadata", "annotations", WANTED_BY], me);
                 let text = self.send(Method::PUT, &self.path()?, &lease).await?;
                 let asked: Value = parse(&text)?;
                 memory.asked(version(&asked), Instant::now());
@@ -235,16 +236,30 @@ impl Lease {
         // RFC 3339 with six digits: others are refused.
         let now = json!(format!("{:.6}", (self.now)()));
         if holder(&lease) != self.identity {
-            let spec = &mut lease["spec"];
-            let transitions = spec["leaseTransitions"].as_i64();
-            spec["leaseTransitions"] =
-                json!(transitions.map_or(0, |count| count.saturating_add(1)));
-            spec["acquireTime"] = now.clone();
-            spec["holderIdentity"] = json!(self.identity);
+            let before = lease.pointer("/spec/leaseTransitions");
+            let count = before
+                .and_then(Value::as_i64)
+                .map(|count| count.saturating_add(1));
+            set(
+                &mut lease,
+                &["spec", "leaseTransitions"],
+                json!(count.unwrap_or(0)),
+            );
+            set(&mut lease, &["spec", "acquireTime"], now.clone());
+            set(
+                &mut lease,
+                &["spec", "holderIdentity"],
+                json!(self.identity),
+            );
         }
-        lease["spec"]["leaseDurationSeconds"] = json!(DEAD.as_secs());
-        lease["spec"]["renewTime"] = now;
-        if let Some(annotations) = lease["metadata"]["annotations"].as_object_mut() {
+        set(
+            &mut lease,
+            &["spec", "leaseDurationSeconds"],
+            json!(DEAD.as_secs()),
+        );
+        set(&mut lease, &["spec", "renewTime"], now);
+        let annotations = lease.pointer_mut("/metadata/annotations");
+        if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
             annotations.remove(WANTED_BY);
         }
         lease
@@ -258,8 +273,8 @@ impl Lease {
         if holder(&lease) != self.identity {
             return Ok(());
         }
-        lease["spec"]["holderIdentity"] = json!("");
-        lease["spec"]["leaseDurationSeconds"] = json!(1);
+        set(&mut lease, &["spec", "holderIdentity"], json!(""));
+        set(&mut lease, &["spec", "leaseDurationSeconds"], json!(1));
         self.send(Method::PUT, &self.path()?, &lease).await?;
         Ok(())
     }
@@ -397,6 +412,20 @@ impl Memory {
     }
 }
 
+/// Sets a value, and makes the objects above it where there are none.
+fn set(object: &mut Value, path: &[&str], value: Value) {
+    let [key, below @ ..] = path else {
+        *object = value;
+        return;
+    };
+    if !object.is_object() {
+        *object = json!({});
+    }
+    if let Some(entries) = object.as_object_mut() {
+        set(entries.entry(*key).or_insert(Value::Null), below, value);
+    }
+}
+
 fn parse(text: &str) -> Result<Value, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::Invalid(error.to_string()))
 }
@@ -512,7 +541,7 @@ mod tests {
                         number += 1;
                     }
                 }
-                other => panic!("{other:?}"),
+                step @ (Step::Create | Step::Take) => panic!("{step:?}"),
             }
             now += POLL;
         }

@@ -6,7 +6,7 @@
 //! `resourceVersion` in the patched object (409 when anything changed). Tried against a real one: a
 //! `test` on the version fences as well, but answers 422 for both.
 
-use crate::crd::{Condition, Fingerprint, StoredCondition};
+use crate::crd::{Condition, Fingerprint, StoredCondition, Version};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,6 +56,13 @@ struct Step<'a, T> {
 #[derive(Serialize)]
 struct NewStatus<'a> {
     conditions: &'a [&'a RawValue],
+}
+
+impl Metadata {
+    /// The version that was read.
+    pub(super) fn version(&self) -> Version {
+        Version::of(&self.resource_version)
+    }
 }
 
 impl<'a> Object<'a> {

@@ -4,13 +4,13 @@
 //! R11: nothing is written unless UID and generation are those of the rows that the condition was
 //! made from, and the API server refuses the write if the object changes after it was read. What
 //! it refuses is dropped: whatever made the object another one comes by the informer, and leads
-//! to another write if there is something to write. Nothing here is tried twice.
+//! to another read and write if there is still something to write. Nothing is sent twice.
 
 use super::api::{Api, Body, Fault};
 use super::event;
 use super::lease::Term;
 use super::object::Object;
-use crate::crd::{Condition, Fingerprint, GROUP, Observed, PLURAL, VERSION};
+use crate::crd::{Condition, Fingerprint, GROUP, Observed, PLURAL, VERSION, Version};
 use crate::table::OfferEntry;
 use http::Method;
 use jiff::Timestamp;
@@ -45,6 +45,8 @@ pub(super) enum Outcome {
     Same,
     /// The object is another one now, or is being deleted, or the write was refused.
     Dropped(String),
+    /// The object changed after this version was read.
+    Overtaken(Version),
     /// Somebody else writes.
     NotOurs,
     /// It could not be tried.
@@ -83,14 +85,15 @@ impl Write {
         }
         let path = format!("{path}/status");
         let patch = change.patch.into_bytes();
-        let answer = self
-            .api
-            .call(Method::PATCH, &path, Body::JsonPatch, patch)
-            .await?;
-        Ok(Outcome::Written {
-            observed: self.observed(&answer),
-            event: self.tell(change.reason_before.as_deref()).await,
-        })
+        let sent = self.api.call(Method::PATCH, &path, Body::JsonPatch, patch);
+        match sent.await {
+            Ok(answer) => Ok(Outcome::Written {
+                observed: self.observed(&answer),
+                event: self.tell(change.reason_before.as_deref()).await,
+            }),
+            Err(Fault::Conflict) => Ok(Outcome::Overtaken(object.metadata.version())),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn may_write(&self) -> bool {
@@ -117,7 +120,8 @@ impl Write {
         Observed {
             generation: Some(self.condition.generation),
             is_deleting: object.as_ref().is_some_and(Object::is_deleting),
-            condition: object.and_then(|object| object.condition()),
+            condition: object.as_ref().and_then(Object::condition),
+            version: object.map_or(Version::of(""), |object| object.metadata.version()),
         }
     }
 
