@@ -60,6 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "facilitator",
             "sources/file",
             "sources/kube",
+            "status",
             "http/admin",
         ],
     ),
