@@ -481,6 +481,10 @@ fn the_predecessors_pause_withdraws_until_it_is_taken_back() {
         .offer;
         assert_eq!(offer.phase, phase, "{value}");
     }
+    assert_eq!(
+        read(with("/spec/paused", json!(true))).offer.phase,
+        Phase::Withdrawn
+    );
 }
 
 #[test]

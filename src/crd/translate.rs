@@ -152,7 +152,7 @@ fn hostname(spec: &Section<'_>, problems: &mut Vec<Problem>) -> Option<Arc<str>>
 /// The life cycle, and when it begins another phase that no event announces.
 ///
 /// A deletion counts from its first sign, also while a finalizer holds the object (O3). The
-/// predecessor's pause is a drain without grace. A drain begins at `drainAt` and ends by the
+/// predecessor's pause, by annotation or field, is a drain without grace. A drain begins at `drainAt` and ends by the
 /// table's timer.
 fn phase(
     object: &ServiceOffer,
@@ -163,6 +163,7 @@ fn phase(
     let paused = annotation(object, PAUSED_ANNOTATION)
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
     let drain = drain(spec, problems);
+    let paused = spec.boolean("paused", problems).unwrap_or(false) || paused;
     if paused || object.metadata.deletion_timestamp.is_some() {
         return (Phase::Withdrawn, None);
     }
