@@ -70,7 +70,8 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
 }
 
 /// The offer's path without a trailing slash; `/services/<name>` unless it says another. A path that
-/// cannot be used is still the one that is closed, or where it is too long, its beginning.
+/// cannot be used is still the one that is closed, or its beginning where it is too long or holds a
+/// wildcard.
 fn base_path(spec: &Section<'_>, name: &str, problems: &mut Vec<Problem>) -> String {
     let Some(text) = spec.long_text("path", problems) else {
         return format!("/services/{name}");
@@ -85,7 +86,12 @@ fn base_path(spec: &Section<'_>, name: &str, problems: &mut Vec<Problem>) -> Str
             ),
         ));
     }
-    let body = text.trim_matches('/');
+    let body = match text.split_once('*') {
+        // A wildcard would make patterns of what is only to be closed.
+        Some((before, _)) => before.rsplit_once('/').map_or("", |(whole, _)| whole),
+        None => text,
+    };
+    let body = body.trim_matches('/');
     let end = body
         .match_indices('/')
         .map(|(at, _)| at)
