@@ -704,7 +704,11 @@ fn ask(offer: Offer, path: &str) -> String {
         .resolution
     {
         Resolution::Route(route) => format!("{:?} {:?}", route.gate, route.state),
-        other => format!("{other:?}"),
+        other @ (Resolution::Closed
+        | Resolution::NoRoute
+        | Resolution::Unmatched
+        | Resolution::UnknownPin
+        | Resolution::Ambiguous) => format!("{other:?}"),
     }
 }
 
