@@ -15,6 +15,7 @@
 //! to O7, M1 to M14) are listed there in a user's words.
 
 pub mod config;
+pub mod crd;
 pub mod demo;
 pub mod eip712;
 pub mod explain;

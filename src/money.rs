@@ -16,6 +16,7 @@
 //! The module knows nothing of configuration files, wires or ledgers, and imports nothing of ours.
 
 use alloy_primitives::{Address, address};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -541,6 +542,29 @@ impl Amount {
     }
 }
 
+/// A decimal text divided by 1000, exactly: the point moves. Anything else comes back as it is.
+///
+/// It makes a price per million tokens that of a request, which the field counts as 1000 tokens
+/// (compat 1.6).
+#[must_use]
+pub fn thousandth(text: &str) -> Cow<'_, str> {
+    let number = text.strip_prefix('$').unwrap_or(text);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || number.ends_with('.') || !digits(whole) || !digits(fraction) {
+        return Cow::Borrowed(text);
+    }
+    let whole = format!("{whole:0>4}");
+    let Some((left, right)) = whole.split_at_checked(whole.len() - 3) else {
+        return Cow::Borrowed(text);
+    };
+    let places = format!("{right}{fraction}");
+    match places.trim_end_matches('0') {
+        "" => Cow::Owned(left.to_owned()),
+        places => Cow::Owned(format!("{left}.{places}")),
+    }
+}
+
 /// Decimal price text (`0.001`, `$0.001`) to atomic units, exactly.
 ///
 /// # Errors
@@ -896,7 +920,32 @@ mod tests {
         assert_eq!(TransferMethod::parse("EIP3009"), None);
     }
 
+    #[test]
+    fn a_thousandth_moves_the_point_and_nothing_else() {
+        for (text, expected) in [
+            ("2.5", "0.0025"),
+            ("1000", "1"),
+            ("1", "0.001"),
+            ("$12345.6", "12.3456"),
+            ("0", "0"),
+            ("0.0000010", "0.000000001"),
+            ("1e3", "1e3"),
+            ("-1", "-1"),
+            (".5", ".5"),
+            ("5.", "5."),
+        ] {
+            assert_eq!(thousandth(text), expected, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_thousandth_is_exact(units in 1u64..1_000_000_000_000, places in 0u8..12) {
+            let text = Amount(u128::from(units)).to_decimal(places);
+            let divided = parse_price(&thousandth(&text), places + 3).expect("a price");
+            prop_assert_eq!(divided, Amount(u128::from(units)));
+        }
+
         #[test]
         fn every_amount_survives_its_decimal_text(units in 1..=u128::MAX, decimals in 0..=38_u8) {
             let text = Amount(units).to_decimal(decimals);

@@ -81,6 +81,7 @@ pub struct Route {
     /// What may be paid, in order of preference; non-empty for a paid route without problems.
     pub options: Vec<PaymentOption>,
     /// Facilitator base URL without trailing slash; key into `Settings::facilitators`.
+    /// [`DOCUMENTS_FACILITATOR`] stands for the one of the pricing document, whatever it is then.
     pub facilitator: Arc<str>,
     /// Full `Authorization` value for the upstream (M11).
     pub upstream_auth: Option<SecretString>,
@@ -161,6 +162,9 @@ pub struct Problem {
     pub message: String,
 }
 
+/// [`Route::facilitator`] of offers that name none and come from a source that does not know the
+/// pricing document: the table puts in the document's when both meet (R5).
+pub const DOCUMENTS_FACILITATOR: &str = "";
 /// Default validity advertised when a route does not say (compat 1.6).
 pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest validity that is advertised (compat 1.6).

@@ -69,6 +69,11 @@ pub struct Settings {
     pub closed_paths_per_namespace: usize,
     /// Facilitators by base URL (no trailing slash): every URL any route names is here.
     pub facilitators: BTreeMap<Arc<str>, FacilitatorSettings>,
+    /// Facilitator of offers that name none ([`crate::offer::DOCUMENTS_FACILITATOR`]); usable only
+    /// where it is in `facilitators`.
+    pub facilitator: Arc<str>,
+    /// Whether such offers take only signatures that recover to the payer (M9).
+    pub eoa_only: bool,
     /// `Link: <...>; rel="catalog"` on challenges, only where set.
     pub catalog_url: Option<Arc<str>>,
     /// `serviceName` in the challenge's resource.
@@ -314,6 +319,8 @@ impl Default for Settings {
             closed_path_retention: Duration::from_secs(86_400),
             closed_paths_per_namespace: 1_000,
             facilitators: BTreeMap::new(),
+            facilitator: "".into(),
+            eoa_only: false,
             catalog_url: None,
             service_name: None,
             limits: Limits::default(),

@@ -8,7 +8,7 @@
 use super::findings::{Findings, quoted};
 use super::read::{Section, Text};
 use super::tree::Value;
-use crate::money::{Amount, Asset, parse_price};
+use crate::money::{Amount, Asset, parse_price, thousandth};
 use std::borrow::Cow;
 
 /// Decimals with which a price is checked when its token is not known.
@@ -155,57 +155,5 @@ fn compare(price: Amount, per_million: Text<'_>, decimals: u8, findings: &mut Fi
             "unused_key",
             "perMTok is not used beside price, and names another amount".to_owned(),
         );
-    }
-}
-
-/// A decimal text divided by 1000, exactly: the point moves. Anything else comes back as it is.
-fn thousandth(text: &str) -> Cow<'_, str> {
-    let number = text.strip_prefix('$').unwrap_or(text);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || number.ends_with('.') || !digits(whole) || !digits(fraction) {
-        return Cow::Borrowed(text);
-    }
-    let whole = format!("{whole:0>4}");
-    let Some((left, right)) = whole.split_at_checked(whole.len() - 3) else {
-        return Cow::Borrowed(text);
-    };
-    let places = format!("{right}{fraction}");
-    match places.trim_end_matches('0') {
-        "" => Cow::Owned(left.to_owned()),
-        places => Cow::Owned(format!("{left}.{places}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_thousandth_moves_the_point_and_nothing_else() {
-        for (text, expected) in [
-            ("2.5", "0.0025"),
-            ("1000", "1"),
-            ("1", "0.001"),
-            ("$12345.6", "12.3456"),
-            ("0", "0"),
-            ("0.0000010", "0.000000001"),
-            ("1e3", "1e3"),
-            ("-1", "-1"),
-            (".5", ".5"),
-            ("5.", "5."),
-        ] {
-            assert_eq!(thousandth(text), expected, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_thousandth_is_exact(units in 1u64..1_000_000_000_000, places in 0u8..12) {
-            let text = Amount(u128::from(units)).to_decimal(places);
-            let divided = parse_price(&thousandth(&text), places + 3).expect("a price");
-            prop_assert_eq!(divided, Amount(u128::from(units)));
-        }
     }
 }

@@ -131,6 +131,8 @@ pub(super) fn read(
             standard.closed_paths_per_namespace,
             findings,
         ),
+        facilitator: "".into(),
+        eoa_only: false,
         facilitators: standard.facilitators,
         catalog_url: checked(root, "catalogURL", "invalid_url", urls::catalog, findings),
         service_name: checked(
@@ -150,6 +152,8 @@ pub(super) fn read(
     if findings.any_error_since(mark) {
         findings.refuse();
     }
+    settings.facilitator = Arc::clone(&defaults.facilitator);
+    settings.eoa_only = defaults.eoa_only;
     let headers = facilitator_headers(root, files, findings);
     match headers {
         Ok(headers) => {

@@ -212,7 +212,7 @@ impl<'t> Builder<'t> {
             | Event::DocumentEnd
             | Event::Anchor(..) => Ok(()),
             // Comments, and whatever later versions of the parser may tell about presentation.
-            _ => Ok(()),
+            Event::Comment(..) | _ => Ok(()),
         }
     }
 

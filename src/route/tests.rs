@@ -146,6 +146,8 @@ fn every_reading_of_a_hostile_path_is_a_view() {
         ("/free/a;%2fb%2fc/%2e%2e/%2e%2e/p%61id", "/paid"),
         // `new URL` and Envoy: `%2e%2e` is a dot segment, `%2f` a letter.
         ("/free/x%2fy/%2e%2e/%2e%2e/paid", "/paid"),
+        // Envoy resolves `%2e%2e` and leaves the rest to a server that decodes once and resolves.
+        ("/a%252fb%255c%2f../x%2fy/%2e%2e/paid/y", "/paid/y"),
         // Go's ServeMux splits before it decodes.
         ("/%75/a%2fb/x", "/u/a%2fb/x"),
         // A proxy that resolves what is literal, then a server that decodes and resolves.

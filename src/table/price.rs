@@ -8,7 +8,7 @@ use super::prepare::{PreparedRoute, Trouble};
 use super::{AcceptReport, OfferEntry, RouteEntry, RouteState};
 use crate::metrics::{OfferCounters, OfferLabels};
 use crate::money::{Amount, Network, TransferMethod};
-use crate::offer::{Gate, Offer, PaymentOption, Phase, Route, Settle};
+use crate::offer::{DOCUMENTS_FACILITATOR, Gate, Offer, PaymentOption, Phase, Route, Settle};
 use crate::pricing::{FacilitatorSettings, Settings};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
 use alloy_primitives::Address;
@@ -185,7 +185,13 @@ impl<'a> Pricer<'a> {
                 "a paid route needs at least one way to pay".to_owned(),
             ));
         }
-        entry.endpoint = Some(match self.endpoints.get(&*declared.facilitator) {
+        let facilitator = if *declared.facilitator == *DOCUMENTS_FACILITATOR {
+            entry.eoa_only |= self.settings.eoa_only;
+            &self.settings.facilitator
+        } else {
+            &declared.facilitator
+        };
+        entry.endpoint = Some(match self.endpoints.get(&**facilitator) {
             Some(found) => found.clone()?,
             None => {
                 return Err(Trouble::new(
