@@ -422,6 +422,16 @@ fn hostile() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
+    fn what_the_quick_look_passes_has_nothing_for_the_close_one(
+        text in "/[-a/.;%#\\\\2fF]{0,12}", times in 1..60_usize,
+    ) {
+        let path = text.repeat(times);
+        if is_featureless(&path) {
+            prop_assert_eq!(scan_closely(&path), Ok(Features::default()));
+        }
+    }
+
+    #[test]
     fn no_text_panics_and_views_are_bounded(text in any::<String>(), authority in any::<Option<String>>()) {
         if let Ok(target) = Target::parse(&text, authority.as_deref()) {
             prop_assert!(target.views().len() <= MAX_VIEWS);
