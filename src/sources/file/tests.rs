@@ -1,5 +1,6 @@
 //! The source against a real directory: every way a file is replaced, with deadlines, not sleeps.
 
+use super::told::chain;
 use super::*;
 use crate::pricing::Settings;
 use std::io::Write as _;
