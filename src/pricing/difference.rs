@@ -93,14 +93,14 @@ impl Spot {
 }
 
 impl Layout {
-    /// The layout of a list whose items' values begin at these lines, in ascending order; `None`
-    /// for a text that is never abridged.
-    pub(super) fn of(text: &str, values: impl Iterator<Item = usize>) -> Option<Self> {
+    /// The layout of the list of the key at the line `key`, whose items' values begin at these lines
+    /// in ascending order; `None` for a text that is never abridged.
+    pub(super) fn of(text: &str, key: usize, values: impl Iterator<Item = usize>) -> Option<Self> {
         if text.contains('\r') {
             return None;
         }
         let mut values = values.peekable();
-        let column = first_column(text, *values.peek()?)?;
+        let column = first_column(text, key, *values.peek()?)?;
         let items = dashes(text, Spot::START, column, values)?;
         let head = text.get(..items.first()?.offset())?;
         (!has_directive(head)).then_some(Self { column, items })
@@ -238,9 +238,10 @@ fn dashes(
     Some(found)
 }
 
-/// The column of the `-` before the value that begins at this line.
-fn first_column(text: &str, value: usize) -> Option<usize> {
-    let indents = text.split_inclusive('\n').take(value).filter_map(|line| {
+/// The column of the last `-` that begins a line behind that of a key, up to that of a value.
+fn first_column(text: &str, key: usize, value: usize) -> Option<usize> {
+    let lines = text.split_inclusive('\n').take(value).skip(key);
+    let indents = lines.filter_map(|line| {
         let indent = line.bytes().take_while(|byte| *byte == b' ').count();
         is_item(line, indent + 1).then_some(indent + 1)
     });

@@ -282,9 +282,11 @@ fn read(
         offers::keep(&mut offers, &before.offers);
     }
     let usual = bare.len() == text.len() && is_usual(&tree) && findings.mark() < MAX_WARNINGS;
-    let layout = usual
-        .then(|| Layout::of(text, nodes.iter().map(|node| node.at.line)))
-        .flatten();
+    let key = root.entries().iter().find(|entry| entry.key == "routes");
+    let layout = key.filter(|_| usual).and_then(|key| {
+        let values = nodes.iter().map(|node| node.at.line);
+        Layout::of(text, key.at.line, values)
+    });
     let notes = found
         .into_iter()
         .filter(|_| layout.is_some())
