@@ -975,7 +975,7 @@ proptest! {
     fn every_scalar_is_kept_as_text(value in "[A-Za-z0-9_.+][A-Za-z0-9_.+-]{0,19}") {
         let text = format!("k: {value}");
         let tree = tree::parse(&text).expect("YAML");
-        let tree::Value::Map(entries) = &tree.value else { panic!("a mapping") };
+        let tree::Value::Map(entries) = &tree.root.value else { panic!("a mapping") };
         if let tree::Value::Text(kept) = &entries[0].node.value {
             prop_assert_eq!(&**kept, value.as_str());
         } else {
