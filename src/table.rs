@@ -21,6 +21,7 @@
 
 mod closed;
 mod compile;
+mod hashing;
 mod index;
 mod owners;
 mod prepare;

@@ -192,7 +192,7 @@ impl<'a> Build<'a> {
             inputs,
             pricer,
             slots: Vec::with_capacity(routes),
-            index: Index::new(),
+            index: Index::new(routes),
             pins: Pins::new(),
             rows: Vec::with_capacity(routes),
             next_tick: None,
@@ -348,7 +348,7 @@ impl<'a> Build<'a> {
             if let Pinned::Offer { routes, index, .. } = pinned
                 && routes.len() > FEW_ROUTES
             {
-                let mut own = Index::new();
+                let mut own = Index::new(routes.len());
                 for place in routes.iter() {
                     if let Some(slot) = self.slots.get(*place as usize) {
                         let kind = MarkKind::Gated(*place);

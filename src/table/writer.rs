@@ -64,7 +64,7 @@ impl TableWriter {
             settings: settings.clone(),
             report: Arc::default(),
             routes: Arc::default(),
-            index: Arc::new(Index::new()),
+            index: Arc::new(Index::new(0)),
             pins: Arc::new(Pins::new()),
             counters: Arc::new(CounterSets::new()),
             endpoints: HashMap::new(),
