@@ -112,7 +112,7 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
         .collect();
     let table = compile(document, now);
     let mut problems = Vec::new();
-    for row in &table.report.routes {
+    for row in table.report.rows() {
         let Some(reason) = row.reason else { continue };
         let mut places = declared
             .iter()
@@ -227,7 +227,7 @@ pub async fn explain(
     let mut steps = Steps::default();
     steps.say(
         "file",
-        &format!("{} ({} routes)", file.display(), table.report.routes.len()),
+        &format!("{} ({} routes)", file.display(), table.report.len()),
     );
     let pin = pin(question.address)?;
     steps.say(

@@ -7,7 +7,7 @@
 //! if it is at least as specific, that is, if somebody wrote it for exactly that place. The same
 //! holds for a closed pattern and a free route of one host.
 
-use super::hashing::Keyed;
+use super::edges::Keyed;
 use super::trie::Trie;
 use crate::route::Pattern;
 use std::collections::HashMap;

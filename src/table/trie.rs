@@ -1,28 +1,22 @@
 //! The index of patterns: one step per segment, whatever the number of patterns.
 //!
-//! All literal children of all nodes are edges in one hash table, keyed by parent and segment, and
-//! all their texts lie in one piece of memory: a trie of 100,000 patterns is a handful of
-//! allocations, so that it is built and freed in milliseconds. Globs stand in a short list per node.
+//! The literal children of all nodes are [`Edges`]; globs stand in a short list per node.
 //! The values of the patterns that end in a node are `u32`s whose meaning belongs to the caller. A
 //! look-up visits every match and leaves the choice to the visitor, because precedence depends on
 //! more than the pattern. It allocates nothing. A node with globs costs one try per glob, which only
 //! the owner of that subtree pays for: tenants cannot put a glob above their own subtree (O1).
 
-use super::hashing::Keyed;
+use super::edges::Edges;
 use crate::route::{Glob, Pattern, Segment, Tail};
-use hashbrown::HashTable;
 use std::borrow::Cow;
 
 /// Patterns and their values.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
-    edges: HashTable<Edge>,
-    /// The segments of all edges, one after the other.
-    texts: Vec<u8>,
+    edges: Edges,
     /// The globs of the nodes that have any.
     globs: Vec<Vec<(Glob, u32)>>,
-    hashing: Keyed,
     fold: bool,
 }
 
@@ -35,22 +29,9 @@ struct Node {
     greedy: Option<Value>,
 }
 
-/// The way from a node to its child by a literal segment.
-#[derive(Debug, Clone, Copy)]
-struct Edge {
-    parent: u32,
-    child: u32,
-    /// Where its segment starts in `texts`, and how long it is.
-    start: u32,
-    length: u32,
-}
-
 /// A value, stored so that `None` costs nothing.
 #[derive(Debug, Clone, Copy)]
 struct Value(std::num::NonZeroU32);
-
-/// What a segment is expected to have in bytes.
-const SEGMENT: usize = 16;
 
 impl Trie {
     /// An empty trie that compares letters as they are, with room for so many patterns.
@@ -68,10 +49,8 @@ impl Trie {
         nodes.push(Node::default());
         Self {
             nodes,
-            edges: HashTable::with_capacity(patterns),
-            texts: Vec::with_capacity(patterns.saturating_mul(SEGMENT)),
+            edges: Edges::with_capacity(patterns),
             globs: Vec::new(),
-            hashing: Keyed::default(),
             fold,
         }
     }
@@ -142,7 +121,7 @@ impl Trie {
                     self.walk(*child, after, slash, visit);
                 }
             }
-            let Some(child) = self.literal(at, segment.as_bytes()) else {
+            let Some(child) = self.edges.get(at, segment) else {
                 return;
             };
             (at, rest) = (child, after);
@@ -155,12 +134,6 @@ impl Trie {
             .map_or(&[], Vec::as_slice)
     }
 
-    fn literal(&self, at: u32, segment: &[u8]) -> Option<u32> {
-        let hash = self.hashing.edge(at, segment);
-        let is_it = |edge: &Edge| edge.parent == at && edge.text(&self.texts) == segment;
-        self.edges.find(hash, is_it).map(|edge| edge.child)
-    }
-
     /// The child for a segment, made if missing.
     fn child(&mut self, at: u32, segment: &Segment) -> Option<u32> {
         let new = u32::try_from(self.nodes.len()).ok()?;
@@ -171,9 +144,12 @@ impl Trie {
                 } else {
                     Cow::Borrowed(&**text)
                 };
-                match self.literal(at, text.as_bytes()) {
+                match self.edges.get(at, &text) {
                     Some(child) => child,
-                    None => self.add_literal(at, text.as_bytes(), new)?,
+                    None => {
+                        self.edges.add(at, &text, new)?;
+                        new
+                    }
                 }
             }
             Segment::Glob(glob) => {
@@ -200,34 +176,6 @@ impl Trie {
             self.nodes.push(Node::default());
         }
         Some(child)
-    }
-
-    fn add_literal(&mut self, parent: u32, text: &[u8], child: u32) -> Option<u32> {
-        let edge = Edge {
-            parent,
-            child,
-            start: u32::try_from(self.texts.len()).ok()?,
-            length: u32::try_from(text.len()).ok()?,
-        };
-        self.texts.extend_from_slice(text);
-        let Self {
-            edges,
-            texts,
-            hashing,
-            ..
-        } = self;
-        let hash = |edge: &Edge| hashing.edge(edge.parent, edge.text(texts));
-        edges.insert_unique(hash(&edge), edge, hash);
-        Some(child)
-    }
-}
-
-impl Edge {
-    fn text<'t>(&self, texts: &'t [u8]) -> &'t [u8] {
-        let start = self.start as usize;
-        texts
-            .get(start..start + self.length as usize)
-            .unwrap_or_default()
     }
 }
 
