@@ -77,7 +77,7 @@ impl Known {
                     }
                     self.unsaved |= is_newer;
                 }
-                Some(_) | None => self.put(Arc::new(record), 0, false),
+                Some(_) | None => self.put(&Arc::new(record), 0, false),
             }
         }
         self.remembered = true;
@@ -112,11 +112,11 @@ impl Known {
     }
 
     /// Puts a record at its place, whatever stood there.
-    fn put(&mut self, record: Arc<PathRecord>, seen: u64, unsaved: bool) {
+    fn put(&mut self, record: &Arc<PathRecord>, seen: u64, unsaved: bool) {
         let Self { records, keyed, .. } = self;
         let place = records.entry(
-            keyed.hash_one(key(&record)),
-            |entry| key(&entry.record) == key(&record),
+            keyed.hash_one(key(record)),
+            |entry| key(&entry.record) == key(record),
             |entry| keyed.hash_one(key(&entry.record)),
         );
         let entry = Entry {
@@ -191,7 +191,7 @@ impl Known {
         for piece in accepted.clone().filter(|piece| piece.is_recorded()) {
             let record = &piece.record;
             let Some(entry) = self.get_mut(record) else {
-                self.put(record.clone(), round, true);
+                self.put(record, round, true);
                 continue;
             };
             // The first of two equal patterns is the one that is served.
@@ -303,7 +303,7 @@ impl Known {
         });
         for record in drops.into_values() {
             if self.get(&record).is_none() {
-                self.put(Arc::new(record), 0, true);
+                self.put(&Arc::new(record), 0, true);
             }
         }
         self.version += 1;

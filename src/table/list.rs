@@ -17,6 +17,10 @@ use std::sync::Arc;
 
 /// What a source said last.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "a list of 100,000 is shifted for one in its middle"
+)]
 pub(super) struct List {
     offers: Vec<Arc<Offer>>,
     /// One for each offer. Boxed, so that moving many is cheap.
@@ -60,6 +64,7 @@ pub(super) struct Difference {
 
 /// What is not needed any more. It is freed after the publication, away from requests.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "as they stood in their list")]
 pub(super) struct Leftovers {
     offers: Vec<Vec<Arc<Offer>>>,
     units: Vec<Box<Unit>>,
@@ -258,7 +263,7 @@ impl Unit {
 struct Partners<'a> {
     before: &'a [Arc<Offer>],
     by_address: Option<HashMap<*const Offer, usize>>,
-    by_name: Option<HashMap<(&'a str, &'a str, Option<&'a str>), usize>>,
+    by_name: Option<HashMap<Names<'a>, usize>>,
 }
 
 impl<'a> Partners<'a> {
@@ -300,7 +305,10 @@ impl<'a> Partners<'a> {
     }
 }
 
-fn names(offer: &Offer) -> (&str, &str, Option<&str>) {
+/// Namespace, name and UID.
+type Names<'a> = (&'a str, &'a str, Option<&'a str>);
+
+fn names(offer: &Offer) -> Names<'_> {
     (&offer.namespace, &offer.name, offer.uid.as_deref())
 }
 
