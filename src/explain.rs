@@ -137,10 +137,10 @@ fn table_problems(
     let Manifests { offers, places, .. } = manifests;
     let table = compile(document, offers, now);
     let mut problems = Vec::new();
-    for row in &table.report.routes {
+    for row in table.report.rows() {
         let Some(reason) = row.reason else { continue };
         if row.source == manifests::SOURCE {
-            problems.extend(places.problem(row, reason, severity(row)));
+            problems.extend(places.problem(&row, reason, severity(&row)));
             continue;
         }
         let mut places = declared
@@ -150,7 +150,7 @@ fn table_problems(
         let Some((_, place)) = places.next_back() else {
             continue;
         };
-        let severity = severity(row);
+        let severity = severity(&row);
         let (line, column) = place.as_deref().map_or((0, 0), line_and_column);
         problems.push(Problem {
             severity,
@@ -258,7 +258,7 @@ pub async fn explain(
     let (scheme, authority, raw) = split(question.target, &headers)?;
     let host = gate::normalize_host(&authority);
     let mut steps = Steps::default();
-    let routes = table.report.routes.len();
+    let routes = table.report.len();
     steps.say(
         "file",
         &format!("{} ({routes} routes)", described(file, offers)),
@@ -353,11 +353,11 @@ impl Steps {
                     )
                     .to_lowercase(),
                 );
-                let rows = &table.report.routes;
-                let row = rows
-                    .iter()
+                let row = table
+                    .report
+                    .rows()
                     .find(|row| row.offer == route.offer && row.pattern == route.pattern);
-                if let Some(detail) = row.and_then(|row| row.detail.as_deref()) {
+                if let Some(detail) = row.as_ref().and_then(|row| row.detail.as_deref()) {
                     self.say("problem", detail);
                 }
                 if route.upstream_auth.is_some() {

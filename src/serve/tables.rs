@@ -42,7 +42,7 @@ struct Unsaved {
     paths: BTreeMap<PathIdentity, (PathRecord, bool)>,
 }
 
-type PathIdentity = (Option<String>, String, String, String, String);
+type PathIdentity = (Option<Arc<str>>, Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 
 impl<F: Facilitator, L: Ledger> Tables<F, L> {
     /// Runs until every source is gone or shutdown begins.
@@ -111,7 +111,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 self.metrics.reload(ReloadSource::File, true);
                 tracing::info!(
                     table.generation = applied.table.generation,
-                    table.routes = applied.table.report.routes.len(),
+                    table.routes = applied.table.report.len(),
                     "table published"
                 );
             }

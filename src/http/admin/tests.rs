@@ -101,10 +101,7 @@ fn report(routes: Vec<RouteReport>) -> Report {
         last_success: None,
         error: Some("connection refused".to_owned()),
     };
-    Report {
-        sources: vec![file, kube],
-        routes,
-    }
+    Report::new(vec![file, kube], routes)
 }
 
 fn routes_page(routes: Vec<RouteReport>, filter: RoutesFilter) -> Value {
