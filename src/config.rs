@@ -42,6 +42,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show every step of the decision on one request and the response it leads to
     Explain(ExplainArgs),
+    /// Print the ServiceOffer definition, or the admission policy for it, to apply with kubectl
+    Crd(CrdArgs),
     /// Ask a running verifier whether it is ready: a sentence and exit status 0 or 1
     Ready(ReadyArgs),
     /// Pay a request on this machine: no chain, no cluster, no network
@@ -177,6 +179,9 @@ pub struct CheckArgs {
         default_value = "/config/pricing.yaml"
     )]
     pub config: PathBuf,
+    /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
+    #[arg(long = "offer", value_name = "FILE")]
+    pub offers: Vec<PathBuf>,
     /// Warnings are errors
     #[arg(long)]
     pub strict: bool,
@@ -196,6 +201,9 @@ pub struct ExplainArgs {
         default_value = "/config/pricing.yaml"
     )]
     pub config: PathBuf,
+    /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
+    #[arg(long = "offer", value_name = "FILE")]
+    pub offers: Vec<PathBuf>,
     /// A request header, as often as needed
     #[arg(long = "header", value_name = "Name: value")]
     pub headers: Vec<String>,
@@ -206,6 +214,17 @@ pub struct ExplainArgs {
     pub method: String,
     /// URL or path of the client's request
     pub target: String,
+}
+
+/// Flags of `crd`.
+#[derive(Debug, Clone, Args)]
+pub struct CrdArgs {
+    /// The admission policy and its binding instead; it warns and audits
+    #[arg(long)]
+    pub policy: bool,
+    /// The policy refuses instead of warning
+    #[arg(long, alias = "enforce", requires = "policy")]
+    pub deny: bool,
 }
 
 /// Flags of `ready`.

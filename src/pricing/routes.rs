@@ -100,20 +100,16 @@ pub(super) fn read(
     }
     let uses_default = reader.uses_default;
     let offers = reader.offers.list.into_iter().map(Arc::new).collect();
-    if !defaults.facilitator_named {
-        if uses_default {
-            findings.warn(
-                root.at,
-                root.place.key("facilitatorURL"),
-                "default_facilitator",
-                format!(
-                    "no facilitatorURL is named, so payments go to {}",
-                    defaults.facilitator
-                ),
-            );
-        } else {
-            settings.facilitators.remove(&defaults.facilitator);
-        }
+    if !defaults.facilitator_named && uses_default {
+        findings.warn(
+            root.at,
+            root.place.key("facilitatorURL"),
+            "default_facilitator",
+            format!(
+                "no facilitatorURL is named, so payments go to {}",
+                defaults.facilitator
+            ),
+        );
     }
     offers
 }

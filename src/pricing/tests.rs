@@ -768,7 +768,11 @@ fn an_unnamed_facilitator_is_the_predecessors_and_says_so() {
     );
     let free = document("routes: [{pattern: /a, gate: free}]");
     assert_eq!(free.findings, Vec::new());
-    assert!(free.settings.facilitators.is_empty());
+    let settings = free.settings;
+    assert!(
+        settings.facilitators.contains_key(&settings.facilitator),
+        "offers from elsewhere inherit it"
+    );
 }
 
 #[test]

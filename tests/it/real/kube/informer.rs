@@ -23,7 +23,7 @@ const RETRIED: Duration = Duration::from_secs(30);
 /// Nobody listens: no test here pays.
 const FACILITATOR: &str = "http://127.0.0.1:9";
 
-/// What the documented ClusterRole grants.
+/// What the documented `ClusterRole` grants.
 fn rules() -> Value {
     json!([
         {"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["list", "watch"]},
@@ -31,7 +31,7 @@ fn rules() -> Value {
     ])
 }
 
-/// A kubeconfig of a service account in `namespace` that may do what the ClusterRole says.
+/// A kubeconfig of a service account in `namespace` that may do what the `ClusterRole` says.
 async fn allowed(control: &ControlPlane, cluster: &Cluster, namespace: &str) -> String {
     let token = cluster.service_account(namespace, "gate").await;
     cluster.allow(namespace, "gate", &rules()).await;
@@ -252,7 +252,7 @@ async fn a_secret_is_live_when_it_appears_and_when_it_goes() {
     assert!(!verifier.log().contains("hunter2"));
 }
 
-/// Roles instead of a ClusterRole, and a canary beside the predecessor.
+/// Roles instead of a `ClusterRole`, and a canary beside the predecessor.
 #[tokio::test]
 async fn of_a_cluster_only_the_named_namespaces_and_labels_are_read() {
     let control = ControlPlane::shared().await;
