@@ -8,7 +8,7 @@
 
 use crate::http::listener::ListenAddress;
 use crate::ledger::LedgerUrl;
-use crate::sources::kube::{ForeignUpstream, KubeOptions};
+use crate::sources::kube::{ForeignUpstream, KubeOptions, PredecessorSecret};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -130,6 +130,14 @@ pub struct ServeArgs {
         value_parser = foreign_upstream
     )]
     pub foreign_upstreams: Vec<ForeignUpstream>,
+    /// Secrets of other namespaces that the predecessor used by fixed names, each NAMESPACE/NAME
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME,...",
+        env = "X402_PREDECESSOR_SECRETS",
+        value_delimiter = ','
+    )]
+    pub predecessor_secrets: Vec<PredecessorSecret>,
     /// Where payments are recorded: sqlite:PATH, or memory (forgets on restart)
     #[arg(
         long,
@@ -317,6 +325,7 @@ impl ServeArgs {
             offer_selector,
             upstream_secret_names,
             foreign_upstreams,
+            predecessor_secrets,
             ledger,
             shutdown_delay,
             ca_file,
@@ -333,6 +342,7 @@ impl ServeArgs {
                     .filter(|name| !name.is_empty())
                     .collect(),
                 foreign_upstreams,
+                predecessor_secrets,
             }),
             // Who says which offers to read and reads none would wonder where they are. KUBECONFIG
             // and the names of Secrets are often there anyway.
