@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn offer(spec: Value) -> ServiceOffer {
+    fn offer(spec: &Value) -> ServiceOffer {
         ServiceOffer::from_json(json!({"metadata": {"namespace": "a", "name": "x"}, "spec": spec}))
     }
 
@@ -85,7 +85,7 @@ mod tests {
     /// O6: a tenant who names the upstream of another learns nothing.
     #[test]
     fn o6_only_what_the_operator_lists_and_allows_is_used() {
-        let litellm = offer(json!({"upstream": {"service": "LiteLLM", "namespace": "llm"}}));
+        let litellm = offer(&json!({"upstream": {"service": "LiteLLM", "namespace": "llm"}}));
         let allowed = [ForeignUpstream {
             offer_namespace: "a".to_owned(),
             upstream_namespace: "llm".to_owned(),
@@ -99,7 +99,7 @@ mod tests {
             secret_of(&litellm, &listed("other/litellm-secrets"), &allowed),
             None
         );
-        let agent = offer(json!({"agent": {"ref": {"name": "z", "namespace": "llm"}}}));
+        let agent = offer(&json!({"agent": {"ref": {"name": "z", "namespace": "llm"}}}));
         assert_eq!(secret_of(&agent, &list, &allowed), None);
         let hermes = listed("llm/hermes-api-server");
         assert!(secret_of(&agent, &hermes, &allowed).is_some());
@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn an_upstream_of_the_own_namespace_needs_the_list_alone() {
-        let own = offer(json!({"upstream": {"service": "litellm"}}));
+        let own = offer(&json!({"upstream": {"service": "litellm"}}));
         assert!(secret_of(&own, &listed("a/litellm-secrets"), &[]).is_some());
-        let other = offer(json!({"upstream": {"service": "web"}}));
+        let other = offer(&json!({"upstream": {"service": "web"}}));
         assert_eq!(secret_of(&other, &listed("a/litellm-secrets"), &[]), None);
     }
 
