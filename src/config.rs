@@ -8,6 +8,7 @@
 
 use crate::http::listener::ListenAddress;
 use crate::ledger::LedgerUrl;
+use crate::sources::kube::{ForeignUpstream, KubeOptions, PredecessorSecret};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,9 +96,48 @@ pub struct ServeArgs {
         action = clap::ArgAction::Set
     )]
     pub watch: bool,
-    /// kubeconfig for --route-source kube
+    /// kubeconfig for --route-source kube; without it ~/.kube/config, then the pod's own account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// Namespaces whose offers are read, for RBAC per namespace; all when absent
+    #[arg(
+        long,
+        value_name = "NAMESPACE,...",
+        env = "X402_WATCH_NAMESPACES",
+        value_delimiter = ',',
+        value_parser = namespace
+    )]
+    pub watch_namespaces: Vec<String>,
+    /// Label selector of the offers that are read, such as gate=canary; all when absent
+    #[arg(long, value_name = "SELECTOR", env = "X402_OFFER_SELECTOR")]
+    pub offer_selector: Option<String>,
+    /// Names of Secrets that offers may name for their upstream's credential; "" reads none
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        env = "X402_UPSTREAM_SECRET_NAMES",
+        value_delimiter = ',',
+        default_value = "x402-upstream",
+        value_parser = secret_name
+    )]
+    pub upstream_secret_names: Vec<String>,
+    /// Upstreams in another namespace that offers may have, as OFFERS=UPSTREAMS
+    #[arg(
+        long,
+        value_name = "NAMESPACE=NAMESPACE,...",
+        env = "X402_FOREIGN_UPSTREAMS",
+        value_delimiter = ',',
+        value_parser = foreign_upstream
+    )]
+    pub foreign_upstreams: Vec<ForeignUpstream>,
+    /// Secrets of other namespaces that the predecessor used by fixed names, each NAMESPACE/NAME
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME,...",
+        env = "X402_PREDECESSOR_SECRETS",
+        value_delimiter = ','
+    )]
+    pub predecessor_secrets: Vec<PredecessorSecret>,
     /// Where payments are recorded: sqlite:PATH, or memory (forgets on restart)
     #[arg(
         long,
@@ -252,17 +292,19 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// Further roots.
     pub ca_file: Option<PathBuf>,
+    /// The cluster, when offers come from there.
+    pub kube: Option<KubeOptions>,
 }
 
 /// Flags that are well-formed and still cannot be used: exit status 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// `--route-source kube` before it exists.
-    #[error(
-        "--route-source kube is not part of this version: use --route-source file and list the \
-         routes in the pricing file"
-    )]
-    KubeSource,
+    /// A flag that only means something beside `--route-source kube`.
+    #[error("--{flag} needs --route-source kube: add it, or remove the flag")]
+    NeedsKube {
+        /// Its name.
+        flag: &'static str,
+    },
 }
 
 impl ServeArgs {
@@ -278,17 +320,44 @@ impl ServeArgs {
             admin_listen,
             route_source,
             watch,
-            kubeconfig: _unused_without_kube,
+            kubeconfig,
+            watch_namespaces,
+            offer_selector,
+            upstream_secret_names,
+            foreign_upstreams,
+            predecessor_secrets,
             ledger,
             shutdown_delay,
             ca_file,
             log_format: _used_by_main,
             log_level: _also_used_by_main,
         } = self;
-        match route_source {
-            RouteSource::File => {}
-            RouteSource::Kube => return Err(ConfigError::KubeSource),
-        }
+        let kube = match route_source {
+            RouteSource::Kube => Some(KubeOptions {
+                kubeconfig,
+                namespaces: watch_namespaces,
+                offer_selector: offer_selector.filter(|selector| !selector.trim().is_empty()),
+                upstream_secret_names: upstream_secret_names
+                    .into_iter()
+                    .filter(|name| !name.is_empty())
+                    .collect(),
+                foreign_upstreams,
+                predecessor_secrets,
+            }),
+            // Who says which offers to read and reads none would wonder where they are. KUBECONFIG
+            // and the names of Secrets are often there anyway.
+            RouteSource::File if !watch_namespaces.is_empty() => {
+                return Err(ConfigError::NeedsKube {
+                    flag: "watch-namespaces",
+                });
+            }
+            RouteSource::File if offer_selector.is_some() => {
+                return Err(ConfigError::NeedsKube {
+                    flag: "offer-selector",
+                });
+            }
+            RouteSource::File => None,
+        };
         Ok(Config {
             file: config,
             listen,
@@ -297,8 +366,39 @@ impl ServeArgs {
             ledger,
             shutdown_delay,
             ca_file,
+            kube,
         })
     }
+}
+
+/// The name of a namespace: a DNS label.
+fn namespace(text: &str) -> Result<String, String> {
+    let name = secret_name(text)?;
+    if name.is_empty() || name.len() > 63 || name.contains('.') {
+        return Err("a namespace has 1 to 63 of a-z, 0-9 and -".to_owned());
+    }
+    Ok(name)
+}
+
+/// The name of a Secret: a DNS name; empty for none.
+fn secret_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if name.len() > 253 || !name.chars().all(known) {
+        return Err("a name has at most 253 of a-z, 0-9, - and .".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+/// `OFFERS=UPSTREAMS`: offers of the first namespace may have upstreams in the second.
+fn foreign_upstream(text: &str) -> Result<ForeignUpstream, String> {
+    let (offers, upstreams) = text
+        .split_once('=')
+        .ok_or("write NAMESPACE-OF-OFFERS=NAMESPACE-OF-UPSTREAMS")?;
+    Ok(ForeignUpstream {
+        offer_namespace: namespace(offers)?,
+        upstream_namespace: namespace(upstreams)?,
+    })
 }
 
 /// A duration such as `0s`, `90s`, `1m30s`; at most an hour.
@@ -351,11 +451,49 @@ mod tests {
             "--route-source=kube",
         ]);
         assert!(args.watch);
+        let kube = args.validate().unwrap().kube.unwrap();
         assert_eq!(
-            args.clone().validate().unwrap_err(),
-            ConfigError::KubeSource
+            kube,
+            KubeOptions {
+                kubeconfig: kube.kubeconfig.clone(),
+                ..KubeOptions::default()
+            }
         );
         assert!(!parse(&["--watch=false"]).watch);
+    }
+
+    #[test]
+    fn what_is_read_of_the_cluster_is_a_matter_of_flags() {
+        let kube = parse(&[
+            "--route-source=kube",
+            "--watch-namespaces=a,b",
+            "--offer-selector=gate=canary",
+            "--upstream-secret-names=",
+            "--foreign-upstreams=a=llm,b=llm",
+        ])
+        .validate()
+        .unwrap()
+        .kube
+        .unwrap();
+        assert_eq!(kube.namespaces, ["a", "b"]);
+        assert_eq!(kube.offer_selector.as_deref(), Some("gate=canary"));
+        assert!(kube.upstream_secret_names.is_empty());
+        assert_eq!(kube.foreign_upstreams[1].offer_namespace, "b");
+        assert_eq!(kube.foreign_upstreams[1].upstream_namespace, "llm");
+    }
+
+    #[test]
+    fn flags_of_the_cluster_alone_are_refused_with_what_would_do() {
+        let error = parse(&["--watch-namespaces=a"]).validate().unwrap_err();
+        assert!(error.to_string().contains("--route-source kube"), "{error}");
+        for bad in [
+            "--watch-namespaces=A",
+            "--watch-namespaces=a,",
+            "--foreign-upstreams=a",
+        ] {
+            let args = ["x402-verifier", "--route-source=kube", bad];
+            assert!(Cli::try_parse_from(args).is_err(), "{bad}");
+        }
     }
 
     #[test]

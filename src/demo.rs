@@ -178,6 +178,7 @@ fn config(folder: &Path, file: PathBuf) -> anyhow::Result<Config> {
         ledger: ledger.parse()?,
         shutdown_delay: Duration::ZERO,
         ca_file: None,
+        kube: None,
     })
 }
 

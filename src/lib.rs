@@ -45,4 +45,5 @@ pub mod http {
 /// What produces [`table::Update`]s: the pricing file today, the cluster's offers next.
 pub mod sources {
     pub mod file;
+    pub mod kube;
 }

@@ -19,9 +19,10 @@
 //! Readiness never depends on the ledger, a facilitator or an upstream: a pod that is taken away is
 //! a 500 from Traefik for every buyer (R2).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -52,7 +53,8 @@ struct Latches {
     config: AtomicBool,
     routes: AtomicBool,
     draining: AtomicBool,
-    cause: Mutex<Option<String>>,
+    /// Why a source has nothing new to give, by its name.
+    causes: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// State of [`Readiness`].
@@ -238,33 +240,42 @@ impl Readiness {
         self.inner.routes.store(true, Ordering::Release);
     }
 
-    /// Detail line for the 503 body (`pricing.yaml: no such file`), replaced by the next.
+    /// What keeps a source from being read (`pricing.yaml: no such file`), replaced by the next of
+    /// the same source; `None` when it is well. What is known of other sources stays.
     ///
     /// The kubelet never shows a body, so while the process is not ready each *change* of cause is
     /// also one warning line here; callers need not log it again.
-    pub fn set_cause(&self, cause: Option<String>) {
-        let mut current = self
-            .inner
-            .cause
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *current == cause {
+    pub fn set_cause(&self, source: &'static str, cause: Option<String>) {
+        let mut causes = self.causes();
+        let Some(cause) = cause else {
+            causes.remove(source);
+            return;
+        };
+        if causes.get(source) == Some(&cause) {
             return;
         }
-        if let (Some(cause), true) = (&cause, self.state() != ReadyState::Ready) {
-            tracing::warn!(cause = cause.as_str(), "not ready");
+        if self.state() != ReadyState::Ready {
+            tracing::warn!(source, cause = cause.as_str(), "not ready");
         }
-        *current = cause;
+        causes.insert(source, cause);
     }
 
-    /// The latest cause.
+    /// What is known of every source that is not well (`kube: ...`), in one line.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
+        let causes = self.causes();
+        let lines: Vec<_> = causes
+            .iter()
+            .map(|(source, cause)| format!("{source}: {cause}"))
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
+    }
+
+    fn causes(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
         self.inner
-            .cause
+            .causes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 
     /// State; once ready it stays ready.
@@ -428,14 +439,25 @@ mod tests {
         let readiness = Readiness::new();
         readiness.config_loaded();
         readiness.routes_loaded();
-        readiness.set_cause(Some("pricing.yaml: no such file".to_owned()));
+        readiness.set_cause("file", Some("no such file".to_owned()));
         assert_eq!(readiness.state(), ReadyState::Ready);
-        assert_eq!(
-            readiness.cause().as_deref(),
-            Some("pricing.yaml: no such file")
-        );
-        readiness.set_cause(None);
+        assert_eq!(readiness.cause().as_deref(), Some("file: no such file"));
+        readiness.set_cause("file", None);
         assert_eq!(readiness.cause(), None);
+    }
+
+    /// R2: the causes of two sources are told apart.
+    #[test]
+    fn a_source_that_is_well_clears_its_own_cause_only() {
+        let readiness = Readiness::new();
+        readiness.set_cause("kube", Some("no CRD".to_owned()));
+        readiness.set_cause("file", Some("no such file".to_owned()));
+        let both = "file: no such file; kube: no CRD";
+        assert_eq!(readiness.cause().as_deref(), Some(both));
+        readiness.set_cause("file", None);
+        assert_eq!(readiness.cause().as_deref(), Some("kube: no CRD"));
+        readiness.set_cause("kube", Some("not authorised".to_owned()));
+        assert_eq!(readiness.cause().as_deref(), Some("kube: not authorised"));
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub struct TableGauges {
     pub age: Duration,
     /// `settle_never_routes`: live paid routes that are never settled (M10).
     pub settle_never_routes: u64,
+    /// `source_up{source}`: whether the latest read of each source succeeded.
+    pub sources: Vec<(&'static str, bool)>,
 }
 
 impl Metrics {
@@ -289,6 +291,11 @@ impl TableGauges {
             .iter()
             .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count.to_string()))
             .collect();
+        let sources: Vec<_> = self
+            .sources
+            .iter()
+            .map(|(name, up)| (format!("{{source=\"{name}\"}}"), u64::from(*up).to_string()))
+            .collect();
         let one = |value: String| vec![(String::new(), value)];
         let families = [
             ("routes", "Routes in the table, by state.", routes),
@@ -306,6 +313,11 @@ impl TableGauges {
                 "settle_never_routes",
                 "Live paid routes whose payments are verified and never settled (verifyOnly).",
                 one(self.settle_never_routes.to_string()),
+            ),
+            (
+                "source_up",
+                "Whether a source of routes could be read last (0: its last good list is served).",
+                sources,
             ),
         ];
         for (name, help, series) in families {

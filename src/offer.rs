@@ -8,14 +8,14 @@
 use crate::money::{Amount, Asset, Network};
 use alloy_primitives::Address;
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// One offer: a named set of routes with one owner.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
     /// Namespace, empty for file routes without `offerNamespace`.
     pub namespace: Arc<str>,
@@ -95,7 +95,7 @@ pub struct Route {
 ///
 /// A source hands out the same `Arc` for a route that did not change, also when it moved to another
 /// line, so that the table can keep what it has made of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Declared {
     /// The route.
     pub route: Arc<Route>,
@@ -137,7 +137,7 @@ pub enum Settle {
 }
 
 /// One way to pay a route.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PaymentOption {
     /// Chain.
     pub network: Network,
@@ -169,6 +169,40 @@ pub const DOCUMENTS_FACILITATOR: &str = "";
 pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest validity that is advertised (compat 1.6).
 pub const MAX_MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+impl PartialEq for Route {
+    /// By value, credential included.
+    fn eq(&self, other: &Self) -> bool {
+        // Named one by one, so that a new field that nobody compares does not compile.
+        let Self {
+            pattern,
+            gate,
+            settle,
+            preflight_pass,
+            eoa_only,
+            options,
+            facilitator,
+            upstream_auth,
+            description,
+            problems,
+        } = self;
+        let same_auth = match (upstream_auth, &other.upstream_auth) {
+            (Some(left), Some(right)) => left.expose_secret() == right.expose_secret(),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_auth
+            && *pattern == other.pattern
+            && *gate == other.gate
+            && *settle == other.settle
+            && *preflight_pass == other.preflight_pass
+            && *eoa_only == other.eoa_only
+            && *options == other.options
+            && *facilitator == other.facilitator
+            && *description == other.description
+            && *problems == other.problems
+    }
+}
 
 impl Deref for Declared {
     type Target = Route;

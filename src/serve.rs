@@ -22,6 +22,7 @@ use crate::metrics::{self, BuildInfo, Metrics};
 use crate::pricing::{self, Settings};
 use crate::route::AmbiguityClass;
 use crate::sources::file::{self, FileSource};
+use crate::sources::kube::{self, KubeSource};
 use crate::table::{TableReader, TableWriter, Update};
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
@@ -38,8 +39,9 @@ const LEDGER_GRACE: Duration = Duration::from_secs(5);
 /// How often leases are applied and rows pruned.
 const UPKEEP_EVERY: Duration = Duration::from_secs(15);
 
-/// Updates that may wait for the table writer; each is a complete list.
-const UPDATES: usize = 4;
+/// Updates that may wait for the table writer. Each is a complete list, so a second one that waits
+/// would only make the first stale.
+const UPDATES: usize = 1;
 
 /// A running verifier.
 #[derive(Debug)]
@@ -107,6 +109,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         ledger,
         shutdown_delay: _,
         ca_file,
+        kube,
     } = config;
     let traffic = Listener::bind(&listen).await?;
     let admin_port = if listen == admin_listen {
@@ -143,6 +146,9 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         bail!(tables::FORGETFUL);
     }
     let (mut writer, table) = TableWriter::new();
+    if kube.is_some() {
+        writer.expect_source(kube::NAME);
+    }
     recall(&mut writer, &store).await?;
 
     let facilitator = Client::new(ClientConfig {
@@ -160,6 +166,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         Timestamp::now,
     );
     let (updates, received) = mpsc::channel(UPDATES);
+    let (settings_in_use, settings_seen) = watch::channel(None);
     let tables = Tables {
         durable: gate.ledger().is_durable(),
         writer,
@@ -167,8 +174,19 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         gate: gate.clone(),
         readiness: readiness.clone(),
         metrics: Arc::clone(&families),
+        settings: settings_in_use,
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
+    let (cluster_troubles, cluster_degraded) = watch::channel(Vec::new());
+    if let Some(options) = kube {
+        let source = KubeSource {
+            options,
+            settings: settings_seen,
+            degraded: cluster_troubles,
+            now: Timestamp::now,
+        };
+        source.start(updates.clone(), &tasks);
+    }
     let source = FileSource::new(file).starting_with(first);
     if watch {
         tasks.spawn("file source", source.run(updates, tasks.clone()));
@@ -190,7 +208,11 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let info = AdminInfo {
         build: BuildInfo::CURRENT,
         ledger: ledger_name,
-        degraded: Box::new(move || degraded.borrow().clone()),
+        degraded: Box::new(move || {
+            let mut all = degraded.borrow().clone();
+            all.extend_from_slice(&cluster_degraded.borrow());
+            all
+        }),
         per_offer: Box::new({
             let table = table.clone();
             move || per_offer(table.load().settings.metrics_per_offer)

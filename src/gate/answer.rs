@@ -119,7 +119,9 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             });
             return priced.unpaid(table, &request.facts);
         }
-        let (outcome, option) = self.pay_for(table, request, &priced, now).await;
+        // Boxed: with all that a payment may need it is kilobytes, and a future that is not boxed is
+        // copied whole several times on its way into a connection, by the unpaid as well.
+        let (outcome, option) = Box::pin(self.pay_for(table, request, &priced, now)).await;
         count(route, option, |counters| {
             counters.request();
             if let Some(failure) = outcome.reason().and_then(Reason::failure) {

@@ -181,12 +181,13 @@ async fn ready(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Respons
     match refusal {
         None => answer(status, JSON, r#"{"status":"ready"}"#),
         Some(line) => {
-            let cause = admin.readiness.cause();
-            answer(
-                status,
-                TEXT,
-                refusal_body(line, cause.as_deref(), &table.report.sources),
-            )
+            let sources = &table.report.sources;
+            let known = if admin.readiness.is_draining() {
+                &[]
+            } else {
+                sources.as_slice()
+            };
+            answer(status, TEXT, refusal_body(line, known))
         }
     }
 }
@@ -268,18 +269,17 @@ fn refusal(readiness: &Readiness) -> Option<&'static str> {
     }
 }
 
-/// The refusal, then what is known of its cause.
-fn refusal_body(line: &str, cause: Option<&str>, sources: &[SourceReport]) -> String {
+/// The refusal, then what is known of each source that is not there yet or not well.
+fn refusal_body(line: &str, sources: &[SourceReport]) -> String {
     let mut lines = vec![line.to_owned()];
-    lines.extend(cause.map(str::to_owned));
     for source in sources {
-        // A source's error usually is the cause; once is enough.
-        if let Some(error) = source
-            .error
-            .as_deref()
-            .filter(|error| Some(*error) != cause)
-        {
-            lines.push(format!("source {}: {error}", source.name));
+        match (&source.error, source.last_success) {
+            (Some(error), _) => lines.push(format!("{}: {error}", source.name)),
+            (None, None) => lines.push(format!(
+                "{}: waiting for the first complete list",
+                source.name
+            )),
+            (None, Some(_)) => {}
         }
     }
     lines.join("\n") + "\n"
@@ -320,6 +320,12 @@ fn gauges(table: &Table, now: Timestamp) -> TableGauges {
     TableGauges {
         generation: table.generation,
         age: age(table.built_at, now),
+        sources: table
+            .report
+            .sources
+            .iter()
+            .map(|source| (source.name, source.ok))
+            .collect(),
         ..route_gauges(&table.report)
     }
 }

@@ -135,9 +135,7 @@ impl<F: Facilitator, L: Ledger> ForwardAuth<F, L> {
                         headers,
                         arrived,
                     };
-                    // With all that a payment may need it is kilobytes, and a future that is not
-                    // boxed is copied whole several times on its way into a connection.
-                    Box::pin(self.gate.answer(table, &request)).await
+                    self.gate.answer(table, &request).await
                 }
                 Err(Unreadable::Headers(problem)) => {
                     self.metrics.untrusted_request(problem.class());

@@ -376,6 +376,7 @@ fn gauges() -> TableGauges {
         generation: 7,
         age: Duration::from_millis(1_500),
         settle_never_routes: 2,
+        sources: vec![("file", true), ("kube", false)],
     }
 }
 
@@ -416,6 +417,8 @@ fn every_process_wide_series_exists_from_the_start() {
     assert_eq!(series["x402_verifier_table_generation"], 7.0);
     assert_eq!(series["x402_verifier_table_age_seconds"], 1.5);
     assert_eq!(series["x402_verifier_settle_never_routes"], 2.0);
+    assert_eq!(series["x402_verifier_source_up{source=\"file\"}"], 1.0);
+    assert_eq!(series["x402_verifier_source_up{source=\"kube\"}"], 0.0);
     assert!(series["process_resident_memory_bytes"] > 0.0);
 }
 

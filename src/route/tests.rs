@@ -335,6 +335,15 @@ fn slow_views(path: &str) -> BTreeSet<String> {
             }
             add(merged);
             add(slow_dots(text));
+            let dotted = text.split('/').map(|segment| {
+                let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+                if matches!(&*plain, "." | "..") {
+                    plain
+                } else {
+                    segment.to_owned()
+                }
+            });
+            add(slow_dots(&dotted.collect::<Vec<_>>().join("/")));
             if *decoded < 2 {
                 next.insert((decoded + 1, decode(text)));
                 let mut pieces = Vec::new();

@@ -9,12 +9,15 @@
 use crate::gate::{Facilitator, Gate, Ledger};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::metrics::{Metrics, ReloadSource};
-use crate::table::{Applied, PathRecord, TableWriter, Update};
+use crate::pricing::Settings;
+use crate::sources::{file, kube};
+use crate::table::{Applied, PathRecord, Table, TableWriter, Update};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Pause before the ledger is offered the same paths again.
@@ -34,6 +37,8 @@ pub(super) struct Tables<F, L> {
     pub(super) gate: Gate<F, L>,
     pub(super) readiness: Readiness,
     pub(super) metrics: Arc<Metrics>,
+    /// The settings in use, for sources that need them.
+    pub(super) settings: watch::Sender<Option<Arc<Settings>>>,
 }
 
 /// Paths whose record the ledger does not have yet: `true` to write, `false` to forget.
@@ -74,7 +79,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
         match update {
             Update::Document { settings, .. } if settings.verify_only && !self.durable => {
                 Update::Failed {
-                    source: "file",
+                    source: file::NAME,
                     error: FORGETFUL.to_owned(),
                 }
             }
@@ -103,25 +108,38 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
             }
         };
         self.writer = writer;
+        self.tell(source, &applied.table);
+        Some(applied)
+    }
+
+    /// Tells readiness, metrics and the log what an update came to, once requests see it.
+    fn tell(&self, source: Source, table: &Arc<Table>) {
         match source {
-            Source::Loaded => {
-                self.readiness.set_cause(None);
-                self.readiness.config_loaded();
-                self.readiness.routes_loaded();
-                self.metrics.reload(ReloadSource::File, true);
+            Source::Delivered { name, settings } => {
+                self.readiness.set_cause(name, None);
+                if settings {
+                    self.readiness.config_loaded();
+                    self.settings.send_replace(Some(table.settings.clone()));
+                }
+                // R2: a source counts when its first complete list is in this table.
+                let sources = &table.report.sources;
+                if sources.iter().all(|source| source.last_success.is_some()) {
+                    self.readiness.routes_loaded();
+                }
+                self.metrics.reload(reload_source(name), true);
                 tracing::info!(
-                    table.generation = applied.table.generation,
-                    table.routes = applied.table.report.len(),
+                    source = name,
+                    table.generation = table.generation,
+                    table.routes = table.report.len(),
                     "table published"
                 );
             }
-            Source::Failed(error) => {
-                self.readiness.set_cause(Some(error));
-                self.metrics.reload(ReloadSource::File, false);
+            Source::Failed { name, error } => {
+                self.readiness.set_cause(name, Some(error));
+                self.metrics.reload(reload_source(name), false);
             }
             Source::Other => {}
         }
-        Some(applied)
     }
 
     /// Writes what is unsaved; when to try again if the ledger could not.
@@ -150,18 +168,37 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
 
 /// What an update says about the sources.
 enum Source {
-    Loaded,
-    Failed(String),
+    Delivered { name: &'static str, settings: bool },
+    Failed { name: &'static str, error: String },
     Other,
 }
 
 impl Source {
     fn of(update: &Update) -> Self {
         match update {
-            Update::Document { .. } => Self::Loaded,
-            Update::Failed { source, error } => Self::Failed(format!("{source}: {error}")),
-            Update::Offers { .. } | Update::Remembered { .. } | Update::Tick => Self::Other,
+            Update::Document { .. } => Self::Delivered {
+                name: file::NAME,
+                settings: true,
+            },
+            Update::Offers { source, .. } => Self::Delivered {
+                name: source,
+                settings: false,
+            },
+            Update::Failed { source, error } => Self::Failed {
+                name: source,
+                error: error.clone(),
+            },
+            Update::Remembered { .. } | Update::Tick => Self::Other,
         }
+    }
+}
+
+/// The source in the words of the metrics.
+fn reload_source(name: &str) -> ReloadSource {
+    if name == kube::NAME {
+        ReloadSource::Kube
+    } else {
+        ReloadSource::File
     }
 }
 

@@ -42,6 +42,8 @@ use tracing::info;
 const POLL: Duration = Duration::from_millis(500);
 /// What was read must still be there this much later; far above the granularity of change times.
 const SETTLE: Duration = Duration::from_millis(60);
+/// Name of this source in `/routes`.
+pub const NAME: &str = "file";
 
 /// The pricing file.
 #[derive(Debug)]

@@ -40,6 +40,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "sources/file",
         &["pricing", "offer", "table", "lifecycle", "metrics"],
     ),
+    (
+        "sources/kube",
+        &["crd", "pricing", "offer", "table", "lifecycle", "metrics"],
+    ),
     ("http/respond", &["gate", "x402"]),
     (
         "http/forward_auth",
@@ -55,6 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ledger",
             "facilitator",
             "sources/file",
+            "sources/kube",
             "http/admin",
         ],
     ),

@@ -129,16 +129,11 @@ async fn liveness_depends_on_nothing() {
 #[tokio::test]
 async fn readiness_names_the_missing_latch_and_then_its_cause() {
     let readiness = Readiness::new();
-    readiness.set_cause(Some("pricing.yaml: no such file".to_owned()));
     let (status, headers, body) = get_from(&readiness, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(
-        body,
-        "not ready: config not loaded\npricing.yaml: no such file\n"
-    );
+    assert_eq!(body, "not ready: config not loaded\n");
     assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
 
-    readiness.set_cause(None);
     readiness.config_loaded();
     let (status, _, body) = get_from(&readiness, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -161,24 +156,26 @@ async fn a_draining_process_is_not_ready() {
     assert_eq!(body, "not ready: draining\n");
 }
 
+/// R2: the causes of two sources are told apart.
 #[test]
-fn a_refusal_names_each_cause_once() {
-    let body = refusal_body(
-        "not ready: routes not loaded",
-        None,
-        &report(vec![]).sources,
-    );
+fn a_refusal_names_each_source_that_is_not_there() {
+    let waiting = SourceReport {
+        name: "file",
+        ok: false,
+        last_success: None,
+        error: None,
+    };
+    let body = refusal_body("not ready: config not loaded", &[waiting]);
     assert_eq!(
         body,
-        "not ready: routes not loaded\nsource kube: connection refused\n"
+        "not ready: config not loaded\nfile: waiting for the first complete list\n"
     );
-    let cause = Some("connection refused");
-    let body = refusal_body(
-        "not ready: routes not loaded",
-        cause,
-        &report(vec![]).sources,
+
+    let body = refusal_body("not ready: routes not loaded", &report(vec![]).sources);
+    assert_eq!(
+        body,
+        "not ready: routes not loaded\nkube: connection refused\n"
     );
-    assert_eq!(body, "not ready: routes not loaded\nconnection refused\n");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! twice.
 
 use crate::pricing::{Document, Finding, Severity};
-use crate::sources::file::LoadError;
+use crate::sources::file::{LoadError, NAME};
 use crate::table::Update;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +10,6 @@ use tracing::{info, warn};
 
 /// Findings that are logged one by one.
 const LOGGED: usize = 20;
-/// Name of this source in `/routes`.
-const NAME: &str = "file";
 
 /// What was told last, so that nothing is told twice.
 #[derive(Default)]

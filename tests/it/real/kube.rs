@@ -1,3 +1,4 @@
 //! What only a real API server shows. The rig itself is proven first ([`rig`]).
 
+mod informer;
 mod rig;
