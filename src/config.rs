@@ -8,7 +8,7 @@
 
 use crate::http::listener::ListenAddress;
 use crate::ledger::LedgerUrl;
-use crate::sources::kube::{ForeignUpstream, KubeOptions};
+use crate::sources::kube::{ForeignUpstream, KubeOptions, PredecessorSecret};
 use crate::status::{self, StatusOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show every step of the decision on one request and the response it leads to
     Explain(ExplainArgs),
+    /// Print the ServiceOffer definition, or the admission policy for it, to apply with kubectl
+    Crd(CrdArgs),
     /// Ask a running verifier whether it is ready: a sentence and exit status 0 or 1
     Ready(ReadyArgs),
     /// Pay a request on this machine: no chain, no cluster, no network
@@ -158,6 +160,14 @@ pub struct ServeArgs {
         value_parser = namespace
     )]
     pub status_lease_namespace: Option<String>,
+    /// Secrets of other namespaces that the predecessor used by fixed names, each NAMESPACE/NAME
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME,...",
+        env = "X402_PREDECESSOR_SECRETS",
+        value_delimiter = ','
+    )]
+    pub predecessor_secrets: Vec<PredecessorSecret>,
     /// Where payments are recorded: sqlite:PATH, or memory (forgets on restart)
     #[arg(
         long,
@@ -207,6 +217,9 @@ pub struct CheckArgs {
         default_value = "/config/pricing.yaml"
     )]
     pub config: PathBuf,
+    /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
+    #[arg(long = "offer", value_name = "FILE")]
+    pub offers: Vec<PathBuf>,
     /// Warnings are errors
     #[arg(long)]
     pub strict: bool,
@@ -226,6 +239,9 @@ pub struct ExplainArgs {
         default_value = "/config/pricing.yaml"
     )]
     pub config: PathBuf,
+    /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
+    #[arg(long = "offer", value_name = "FILE")]
+    pub offers: Vec<PathBuf>,
     /// A request header, as often as needed
     #[arg(long = "header", value_name = "Name: value")]
     pub headers: Vec<String>,
@@ -236,6 +252,17 @@ pub struct ExplainArgs {
     pub method: String,
     /// URL or path of the client's request
     pub target: String,
+}
+
+/// Flags of `crd`.
+#[derive(Debug, Clone, Args)]
+pub struct CrdArgs {
+    /// The admission policy and its binding instead; it warns and audits
+    #[arg(long)]
+    pub policy: bool,
+    /// The policy refuses instead of warning
+    #[arg(long, alias = "enforce", requires = "policy")]
+    pub deny: bool,
 }
 
 /// Flags of `ready`.
@@ -333,6 +360,7 @@ impl ServeArgs {
             status,
             status_lease,
             status_lease_namespace,
+            predecessor_secrets,
             ledger,
             shutdown_delay,
             ca_file,
@@ -349,6 +377,7 @@ impl ServeArgs {
                     .filter(|name| !name.is_empty())
                     .collect(),
                 foreign_upstreams,
+                predecessor_secrets,
             }),
             // Who says which offers to read and reads none would wonder where they are. KUBECONFIG
             // and the names of Secrets are often there anyway.

@@ -15,18 +15,25 @@
 //! shows; patterns are compiled, and paths given to their owners, by the table.
 
 mod condition;
+mod manifest;
 mod object;
 mod observed;
 mod payment;
 mod read;
+mod schema;
 mod translate;
 
 pub use condition::{CONDITION_TYPE, Condition, Fingerprint, Reason, StoredCondition};
+pub use manifest::{Content, Manifest, manifests};
 pub use object::ServiceOffer;
 pub use observed::{Observations, Observed, Version};
+pub use schema::{definition, policy};
 pub use translate::translate;
 
-use crate::offer::{Offer, Problem};
+// Part of this module's interface, for those who may import it and not the neutral offer.
+pub use crate::offer::Offer;
+
+use crate::offer::Problem;
 use http::HeaderValue;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -118,7 +125,7 @@ impl Translated {
     /// or the reason why there is none closes the offer, because a buyer must not pay for what the
     /// upstream is going to refuse.
     pub fn attach_upstream_auth(&mut self, found: Result<SecretString, UpstreamSecretError>) {
-        match found.and_then(header) {
+        match found.and_then(|value| header(&value)) {
             Ok(value) => {
                 for declared in &mut self.offer.routes {
                     Arc::make_mut(&mut declared.route).upstream_auth = Some(value.clone());
@@ -136,7 +143,7 @@ impl Translated {
 }
 
 /// The credential as a header value, surrounding whitespace aside.
-fn header(value: SecretString) -> Result<SecretString, UpstreamSecretError> {
+fn header(value: &SecretString) -> Result<SecretString, UpstreamSecretError> {
     let text = value.expose_secret().trim();
     if text.is_empty() || HeaderValue::from_str(text).is_err() {
         return Err(UpstreamSecretError::NotAHeader);

@@ -1,16 +1,23 @@
-//! `check` and `explain`: what a pricing file says, and what would happen to one request.
+//! `check` and `explain`: what a pricing file and manifests of offers say, and what would happen to
+//! one request.
 //!
 //! Both run the production code: the file is parsed and compiled as `serve` does it, and `explain`
 //! asks the same [`gate::decide`]; neither opens a ledger or a socket. `explain` therefore does not
-//! know closed paths of deleted offers, and says so.
+//! know closed paths of deleted offers, and says so. Manifests (`--offer`, `explain/manifests.rs`) go
+//! the way of the cluster's objects; only what lives in the cluster alone (Secrets, other offers) is
+//! missing.
 //!
 //! Failure: a file that cannot be used is exit status 1 with every problem; `explain` exits 0
 //! whenever a decision was made.
 
+mod manifests;
+
+use self::manifests::Manifests;
+use crate::crd::Offer;
 use crate::gate::{self, Facts, Outcome, Pin, Target, Verdict};
 use crate::http::respond::respond;
 use crate::pricing::{self, Document, Finding, Severity, Unusable};
-use crate::table::{ReportedState, Table, TableWriter, Update};
+use crate::table::{ReportedState, RouteReport, Table, TableWriter, Update};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +26,7 @@ use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::fmt::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What `check` found.
@@ -34,7 +41,7 @@ pub struct Checked {
 /// One problem of `check --format json`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// `error` or `warning`.
+    /// `error`, `warning` or `note`; a note is no reason to be not ok.
     pub severity: &'static str,
     /// Stable code.
     pub code: String,
@@ -66,38 +73,55 @@ pub struct Question<'a> {
     pub address: &'a str,
 }
 
-/// Checks a pricing file as `serve` would load it.
+/// Checks a pricing file, and manifests beside it, as `serve` would load them.
 ///
 /// # Errors
-/// When the file cannot be read.
-pub fn check(file: &Path, strict: bool, now: Timestamp) -> anyhow::Result<Checked> {
+/// When a file cannot be read.
+pub fn check(
+    file: &Path,
+    offers: &[PathBuf],
+    strict: bool,
+    now: Timestamp,
+) -> anyhow::Result<Checked> {
     let name = file.display().to_string();
-    let mut problems = match load(file)? {
+    let mut problems = match load(file, offers)? {
         Err(unusable) => unusable
             .findings
             .iter()
             .map(|finding| Problem::new(&name, finding))
             .collect(),
         Ok(document) => {
+            let manifests = Manifests::load(offers, &document.settings, now)?;
             let mut problems: Vec<_> = document
                 .findings
                 .iter()
                 .map(|finding| Problem::new(&name, finding))
                 .collect();
-            problems.extend(table_problems(&name, document, now));
+            problems.extend(manifests.notices.iter().cloned());
+            problems.extend(table_problems(&name, document, manifests, now));
             problems
         }
     };
-    problems.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
+    let place = |problem: &Problem| (problem.file != name, problem.file.clone());
+    problems.sort_by(|a, b| {
+        (place(a), a.line, a.column, &a.path).cmp(&(place(b), b.line, b.column, &b.path))
+    });
     problems.dedup();
-    let ok = problems
-        .iter()
-        .all(|problem| problem.severity == "warning" && !strict);
+    let ok = problems.iter().all(|problem| match problem.severity {
+        "note" => true,
+        "warning" => !strict,
+        _ => false,
+    });
     Ok(Checked { ok, problems })
 }
 
 /// What only the table can see: patterns that can never match, shadowed and conflicting routes.
-fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem> {
+fn table_problems(
+    file: &str,
+    document: Document,
+    manifests: Manifests,
+    now: Timestamp,
+) -> Vec<Problem> {
     let declared: Vec<_> = document
         .offers
         .iter()
@@ -110,10 +134,15 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
             )
         })
         .collect();
-    let table = compile(document, now);
+    let Manifests { offers, places, .. } = manifests;
+    let table = compile(document, offers, now);
     let mut problems = Vec::new();
-    for row in &table.report.routes {
+    for row in table.report.rows() {
         let Some(reason) = row.reason else { continue };
+        if row.source == manifests::SOURCE {
+            problems.extend(places.problem(&row, reason, severity(&row)));
+            continue;
+        }
         let mut places = declared
             .iter()
             .filter(|(pattern, _)| *pattern == row.pattern);
@@ -121,12 +150,7 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
         let Some((_, place)) = places.next_back() else {
             continue;
         };
-        let severity = match row.state {
-            ReportedState::Live | ReportedState::Draining => "warning",
-            ReportedState::Misconfigured | ReportedState::Conflict | ReportedState::Closed => {
-                "error"
-            }
-        };
+        let severity = severity(&row);
         let (line, column) = place.as_deref().map_or((0, 0), line_and_column);
         problems.push(Problem {
             severity,
@@ -140,6 +164,14 @@ fn table_problems(file: &str, document: Document, now: Timestamp) -> Vec<Problem
         });
     }
     problems
+}
+
+/// How bad it is that a row has a reason.
+const fn severity(row: &RouteReport) -> &'static str {
+    match row.state {
+        ReportedState::Live | ReportedState::Draining => "warning",
+        ReportedState::Misconfigured | ReportedState::Conflict | ReportedState::Closed => "error",
+    }
 }
 
 /// `file:line:column`, as routes say where they were declared.
@@ -192,12 +224,11 @@ impl Checked {
                 add_line(&mut text, format_args!("    {hint}"));
             }
         }
-        let errors = self
-            .problems
-            .iter()
-            .filter(|problem| problem.severity == "error")
-            .count();
-        let warnings = self.problems.len() - errors;
+        let count = |severity: &str| {
+            let found = self.problems.iter();
+            found.filter(|problem| problem.severity == severity).count()
+        };
+        let (errors, warnings) = (count("error"), count("warning"));
         let verdict = if self.ok { "ok" } else { "not ok" };
         add_line(
             &mut text,
@@ -210,25 +241,37 @@ impl Checked {
 /// Explains every step of the decision on one request and the response it leads to.
 ///
 /// # Errors
-/// When the file cannot be used or the question is not a request.
+/// When a file cannot be used or the question is not a request.
 pub async fn explain(
     file: &Path,
+    offers: &[PathBuf],
     question: &Question<'_>,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    let document = match load(file)? {
+    let document = match load(file, offers)? {
         Ok(document) => document,
         Err(unusable) => bail!("{unusable}; `x402-verifier check` lists all problems"),
     };
-    let table = compile(document, now);
+    let manifests = Manifests::load(offers, &document.settings, now)?;
+    let table = compile(document, manifests.offers, now);
     let headers = headers(question.headers)?;
     let (scheme, authority, raw) = split(question.target, &headers)?;
     let host = gate::normalize_host(&authority);
     let mut steps = Steps::default();
+    let routes = table.report.len();
     steps.say(
         "file",
-        &format!("{} ({} routes)", file.display(), table.report.routes.len()),
+        &format!("{} ({routes} routes)", described(file, offers)),
     );
+    for notice in &manifests.notices {
+        let Problem {
+            file,
+            line,
+            message,
+            ..
+        } = notice;
+        steps.say("note", &format!("{file}:{line}: {message}"));
+    }
     let pin = pin(question.address)?;
     steps.say(
         "address",
@@ -310,6 +353,13 @@ impl Steps {
                     )
                     .to_lowercase(),
                 );
+                let row = table
+                    .report
+                    .rows()
+                    .find(|row| row.offer == route.offer && row.pattern == route.pattern);
+                if let Some(detail) = row.as_ref().and_then(|row| row.detail.as_deref()) {
+                    self.say("problem", detail);
+                }
                 if route.upstream_auth.is_some() {
                     self.say(
                         "upstream",
@@ -398,15 +448,43 @@ fn add_line(text: &mut String, what: fmt::Arguments<'_>) {
     }
 }
 
+/// Where the pricing file is unless `--config` says another.
+const DEFAULT_FILE: &str = "/config/pricing.yaml";
+
 /// Header of a challenge.
 const PAYMENT_REQUIRED: &str = "payment-required";
 
 /// Challenges are a few kilobytes.
 const BODY_LIMIT: usize = 1 << 20;
 
-fn load(file: &Path) -> anyhow::Result<Result<Document, Unusable>> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{} cannot be read", file.display()))?;
+/// Whether there are manifests alone: a seller has no pricing file, and the defaults of an empty one
+/// hold.
+fn is_without_file(file: &Path, offers: &[PathBuf]) -> bool {
+    !offers.is_empty() && file == Path::new(DEFAULT_FILE) && !file.exists()
+}
+
+/// Where the routes come from.
+fn described(file: &Path, offers: &[PathBuf]) -> String {
+    let mut names: Vec<String> = offers
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    if is_without_file(file, offers) {
+        names.push("no pricing file".to_owned());
+    } else {
+        names.insert(0, file.display().to_string());
+    }
+    names.join(", ")
+}
+
+/// The pricing file.
+fn load(file: &Path, offers: &[PathBuf]) -> anyhow::Result<Result<Document, Unusable>> {
+    let text = if is_without_file(file, offers) {
+        "routes: []".to_owned()
+    } else {
+        std::fs::read_to_string(file)
+            .with_context(|| format!("{} cannot be read", file.display()))?
+    };
     let directory = file.parent().unwrap_or_else(|| Path::new("."));
     Ok(pricing::parse(
         &text,
@@ -415,8 +493,13 @@ fn load(file: &Path) -> anyhow::Result<Result<Document, Unusable>> {
     ))
 }
 
-fn compile(document: Document, now: Timestamp) -> Arc<Table> {
+fn compile(document: Document, manifests: Vec<Arc<Offer>>, now: Timestamp) -> Arc<Table> {
     let (mut writer, _reader) = TableWriter::new();
+    if !manifests.is_empty() {
+        let source = manifests::SOURCE;
+        let offers = manifests;
+        writer.apply(Update::Offers { source, offers }, now);
+    }
     let Document {
         settings, offers, ..
     } = document;

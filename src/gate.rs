@@ -28,7 +28,7 @@ mod verdict;
 use crate::metrics::{Label, OutcomeLabel};
 use crate::route::AmbiguityClass;
 use crate::table::{self, Resolution, RouteEntry, RouteState};
-use crate::x402::{Challenge, Failure, Payment, PaymentHeaderError, Receipt};
+use crate::x402::{Challenge, ChallengeTemplate, Failure, Payment, PaymentHeaderError, Receipt};
 use alloy_primitives::Address;
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -188,11 +188,33 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
+/// What a request means before anything is known of its payment: the first half of [`decide`].
+enum Found<'t> {
+    /// Payment changes nothing.
+    Decided {
+        outcome: Outcome,
+        route: Option<&'t Arc<RouteEntry>>,
+        ambiguity: Option<AmbiguityClass>,
+    },
+    /// It is a matter of payment.
+    Priced(Priced<'t>),
+}
+
+/// A paid route that was asked for.
+struct Priced<'t> {
+    route: &'t Arc<RouteEntry>,
+    template: &'t ChallengeTemplate,
+    /// Sells to those who hold a payment, and asks nobody for a new one.
+    draining: bool,
+    ambiguity: Option<AmbiguityClass>,
+}
+
 /// What a request on `facts` means in `table`, given the payment it carries, at `now`.
 ///
 /// No I/O, total, the same function for `serve` and `explain`. Without a payment a paid route is a
 /// challenge; callers that hold a payment header decode it only then and ask again (a payment on a
-/// free or closed path is not read).
+/// free or closed path is not read). [`Gate::answer`] takes its two halves one by one instead, so
+/// that a paid request is looked up once and no challenge is rendered for it.
 #[must_use]
 pub fn decide<'t>(
     table: &'t Table,
@@ -200,100 +222,130 @@ pub fn decide<'t>(
     payment: Option<&Payment>,
     now: Timestamp,
 ) -> Decision<'t> {
-    let resolved = table.resolve(&facts.target, facts.host.as_deref(), facts.pin, now);
-    let ambiguity = resolved.ambiguity;
-    let refused = |reason, detail: Option<&str>| Decision {
-        verdict: Verdict::Done(Outcome::Refused(Refusal::new(reason, detail))),
-        route: None,
-        option: 0,
-        ambiguity,
-    };
-    match resolved.resolution {
-        Resolution::Route(route) => {
-            let (verdict, option) = decide_route(table, route, facts, payment, now);
-            Decision {
-                verdict,
-                route: Some(route),
-                option,
-                ambiguity,
-            }
-        }
-        Resolution::Closed => Decision {
-            verdict: withdrawn(),
-            route: None,
+    match find(table, facts, now) {
+        Found::Decided {
+            outcome,
+            route,
+            ambiguity,
+        } => Decision {
+            verdict: Verdict::Done(outcome),
+            route,
             option: 0,
             ambiguity,
         },
+        Found::Priced(priced) => {
+            let (verdict, option) = match payment {
+                None => (Verdict::Done(priced.unpaid(table, facts)), 0),
+                Some(payment) => priced.paid(table, facts, payment, now),
+            };
+            Decision {
+                verdict,
+                route: Some(priced.route),
+                option,
+                ambiguity: priced.ambiguity,
+            }
+        }
+    }
+}
+
+/// The first half of [`decide`]: the route, and whether payment matters there.
+fn find<'t>(table: &'t Table, facts: &Facts<'_>, now: Timestamp) -> Found<'t> {
+    let resolved = table.resolve(&facts.target, facts.host.as_deref(), facts.pin, now);
+    let ambiguity = resolved.ambiguity;
+    let refused = |reason, detail: Option<&str>| Outcome::Refused(Refusal::new(reason, detail));
+    let outcome = match resolved.resolution {
+        Resolution::Route(route) => return find_on_route(route, facts, ambiguity, now),
+        Resolution::Closed => withdrawn(),
         Resolution::NoRoute => refused(Reason::NoRoute, None),
         Resolution::UnknownPin => refused(Reason::UnknownOffer, None),
         Resolution::Ambiguous => refused(
             Reason::AmbiguousTarget,
             Some("proxies and servers read this target differently; send it in plain form"),
         ),
-        Resolution::Unmatched => Decision {
-            verdict: Verdict::Done(Outcome::Free(FreePass {
-                upstream_auth: None,
-            })),
-            route: None,
-            option: 0,
-            ambiguity,
-        },
+        Resolution::Unmatched => Outcome::Free(FreePass {
+            upstream_auth: None,
+        }),
+    };
+    Found::Decided {
+        outcome,
+        route: None,
+        ambiguity,
     }
 }
 
-/// The verdict on a route, and the index of the payment option it concerns.
-fn decide_route(
-    table: &Table,
-    route: &Arc<RouteEntry>,
+fn find_on_route<'t>(
+    route: &'t Arc<RouteEntry>,
     facts: &Facts<'_>,
-    payment: Option<&Payment>,
+    ambiguity: Option<AmbiguityClass>,
     now: Timestamp,
-) -> (Verdict, usize) {
+) -> Found<'t> {
+    let decided = |outcome| Found::Decided {
+        outcome,
+        route: Some(route),
+        ambiguity,
+    };
     let draining = match route.state {
         RouteState::Live => false,
         RouteState::Draining { until } if now < until => true,
-        RouteState::Draining { .. } | RouteState::Withdrawn => return (withdrawn(), 0),
-        RouteState::Misconfigured => return (misconfigured(), 0),
+        RouteState::Draining { .. } | RouteState::Withdrawn => return decided(withdrawn()),
+        RouteState::Misconfigured => return decided(misconfigured()),
     };
-    let done = |outcome| (Verdict::Done(outcome), 0);
     match route.gate {
         table::Gate::Free => {
-            return done(Outcome::Free(FreePass {
+            return decided(Outcome::Free(FreePass {
                 upstream_auth: upstream_auth(route, facts),
             }));
         }
         table::Gate::Auth => {
-            return done(Outcome::Refused(Refusal::new(Reason::SignInRequired, None)));
+            return decided(Outcome::Refused(Refusal::new(Reason::SignInRequired, None)));
         }
         table::Gate::Paid => {}
     }
     if facts.preflight && route.preflight_pass {
-        return done(Outcome::Free(FreePass {
+        return decided(Outcome::Free(FreePass {
             upstream_auth: None,
         }));
     }
-    let Some(template) = &route.challenge else {
-        return (misconfigured(), 0);
-    };
-    let resource_url = facts.resource_url(table);
-    match payment {
-        None if draining => done(Outcome::Unavailable(Refusal::new(
-            Reason::OfferDraining,
-            None,
-        ))),
-        None => done(Outcome::Challenge(Box::new(
-            template.render(&resource_url, None),
-        ))),
-        Some(payment) => match payment::plan(table, route, facts, payment, &resource_url, now) {
+    match &route.challenge {
+        Some(template) => Found::Priced(Priced {
+            route,
+            template,
+            draining,
+            ambiguity,
+        }),
+        None => decided(misconfigured()),
+    }
+}
+
+impl Priced<'_> {
+    /// The outcome without a payment.
+    fn unpaid(&self, table: &Table, facts: &Facts<'_>) -> Outcome {
+        if self.draining {
+            return Outcome::Unavailable(Refusal::new(Reason::OfferDraining, None));
+        }
+        let challenge = self.template.render(&facts.resource_url(table), None);
+        Outcome::Challenge(Box::new(challenge))
+    }
+
+    /// The verdict on a payment, and the index of the payment option it concerns.
+    fn paid(
+        &self,
+        table: &Table,
+        facts: &Facts<'_>,
+        payment: &Payment,
+        now: Timestamp,
+    ) -> (Verdict, usize) {
+        let resource_url = facts.resource_url(table);
+        match payment::plan(table, self.route, facts, payment, &resource_url, now) {
             Ok(plan) => {
                 let option = plan.option;
                 (Verdict::Pay(Box::new(plan)), option)
             }
             Err(refused) => {
-                let outcome = refuse_payment(route, &resource_url, &refused);
+                let outcome = refuse_payment(self.route, &resource_url, &refused);
                 (Verdict::Done(outcome), refused.option)
             }
-        },
+        }
     }
 }
 
@@ -338,18 +390,12 @@ pub(crate) fn refuse_payment(
     }))
 }
 
-fn withdrawn() -> Verdict {
-    Verdict::Done(Outcome::Withdrawn(Refusal::new(
-        Reason::OfferWithdrawn,
-        None,
-    )))
+fn withdrawn() -> Outcome {
+    Outcome::Withdrawn(Refusal::new(Reason::OfferWithdrawn, None))
 }
 
-fn misconfigured() -> Verdict {
-    Verdict::Done(Outcome::Unavailable(Refusal::new(
-        Reason::OfferMisconfigured,
-        None,
-    )))
+fn misconfigured() -> Outcome {
+    Outcome::Unavailable(Refusal::new(Reason::OfferMisconfigured, None))
 }
 
 fn upstream_auth(route: &RouteEntry, facts: &Facts<'_>) -> Option<HeaderValue> {

@@ -9,7 +9,7 @@ use x402_verifier::config::{
     CheckArgs, CheckFormat, Cli, Command, ExplainArgs, LogFormat, ServeArgs,
 };
 use x402_verifier::explain::Question;
-use x402_verifier::{demo, explain, operate, serve};
+use x402_verifier::{crd, demo, explain, operate, serve};
 
 fn main() -> ExitCode {
     // One provider for every TLS client; there is no other yet that this could fail for.
@@ -20,6 +20,14 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => run_serve(args),
         Some(Command::Check(args)) => run_check(&args),
         Some(Command::Explain(args)) => run_explain(&args),
+        Some(Command::Crd(args)) => {
+            if args.policy {
+                print(&crd::policy(args.deny));
+            } else {
+                print(crd::definition());
+            }
+            ExitCode::SUCCESS
+        }
         Some(Command::Ready(args)) => {
             let verdict = block_on(operate::ready(&args.admin));
             print(&format!("{}\n", verdict.text));
@@ -40,7 +48,7 @@ fn run_serve(args: ServeArgs) -> ExitCode {
 }
 
 fn run_check(args: &CheckArgs) -> ExitCode {
-    let checked = match explain::check(&args.config, args.strict, Timestamp::now()) {
+    let checked = match explain::check(&args.config, &args.offers, args.strict, Timestamp::now()) {
         Ok(checked) => checked,
         Err(error) => return finish(Err(error)),
     };
@@ -65,7 +73,12 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
         headers: &args.headers,
         address: &args.address,
     };
-    let text = block_on(explain::explain(&args.config, &question, Timestamp::now()));
+    let text = block_on(explain::explain(
+        &args.config,
+        &args.offers,
+        &question,
+        Timestamp::now(),
+    ));
     finish(text.map(|text| print(&text)))
 }
 

@@ -14,10 +14,20 @@
 //! The module does no I/O but one: it reads the secret files that the document names, because
 //! their content is part of what is validated. It does not watch anything (`sources/file.rs`), does
 //! not compile patterns (`table.rs`), and knows nothing of requests.
+//!
+//! A document of 100,000 routes takes most of a second to read. Whoever reads one again and again
+//! keeps a [`Memory`], and the next text costs what differs in it (`edition.rs`,
+//! `difference.rs`), with the same result.
 
+mod asked;
 mod assets;
+mod difference;
+mod edition;
 mod findings;
 mod keys;
+mod memory;
+mod offers;
+mod patterns;
 mod payments;
 mod prices;
 mod read;
@@ -30,9 +40,8 @@ mod tree;
 mod trust;
 mod urls;
 
-use self::findings::{Findings, Place};
-use self::read::Section;
-use self::settings::Files;
+use self::edition::Home;
+pub use self::memory::Memory;
 use crate::offer::Offer;
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -180,6 +189,10 @@ pub struct Document {
     pub settings: Settings,
     /// Offers of the file, in order; unnamed routes are one offer with empty names.
     pub offers: Vec<Arc<Offer>>,
+    /// Routes of all offers.
+    pub routes: usize,
+    /// Routes with problems.
+    pub misconfigured: usize,
     /// Everything noticed, errors of single routes included.
     pub findings: Vec<Finding>,
     /// Secret files that the document names, readable or not: a change of one changes the document.
@@ -234,47 +247,11 @@ pub const MAX_BYTES: usize = tree::MAX_BYTES;
 /// Only when nothing sound can be made of the document; a bad route is a finding and a
 /// route with problems, never an error.
 pub fn parse(text: &str, file: &str, directory: &Path) -> Result<Document, Unusable> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut findings = Findings::default();
-    let mut files = Files {
+    let home = Home {
+        file: &file.into(),
         directory,
-        asked: Vec::new(),
     };
-    let read = read_document(text, file, &mut files, &mut findings);
-    let (findings, refused) = findings.finish();
-    let files = files.asked;
-    match read {
-        Some((settings, offers)) if !refused => Ok(Document {
-            settings,
-            offers,
-            findings,
-            files,
-        }),
-        _ => Err(Unusable { findings, files }),
-    }
-}
-
-fn read_document(
-    text: &str,
-    file: &str,
-    files: &mut Files<'_>,
-    findings: &mut Findings,
-) -> Option<(Settings, Vec<Arc<Offer>>)> {
-    let tree = match tree::parse(text) {
-        Ok(tree) => tree,
-        Err(flaw) => {
-            findings.error(flaw.at, Place::ROOT, flaw.code, flaw.message);
-            if let Some(hint) = flaw.hint {
-                findings.hint(hint);
-            }
-            return None;
-        }
-    };
-    let expected = "a mapping of keys such as `routes`";
-    let root = Section::new(&tree, &Place::ROOT, expected, findings)?;
-    let (mut settings, defaults) = settings::read(&root, files, findings);
-    let offers = routes::read(&root, &defaults, &mut settings, file, findings);
-    Some((settings, offers))
+    edition::whole(text, home, None).map(|(document, _)| document)
 }
 
 /// The number of errors and the first of them with its place.

@@ -36,7 +36,7 @@ pub struct Target<'a> {
 }
 
 /// What a path contains that lets it be read in more than one way.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Features {
     escape: bool,
     encoded_slash: bool,
@@ -125,7 +125,11 @@ impl<'a> Target<'a> {
     /// # Errors
     /// See [`TargetError`].
     pub fn parse(raw: &'a str, authority: Option<&str>) -> Result<Self, TargetError> {
-        if raw.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        // Without an early exit, so that it takes many bytes at a time; honest targets have none.
+        let control = raw
+            .bytes()
+            .fold(false, |found, byte| found | (byte <= b' ') | (byte == 0x7f));
+        if control {
             return Err(TargetError::Control);
         }
         let origin_form = if raw.starts_with('/') {
@@ -229,8 +233,31 @@ impl Features {
     }
 }
 
-/// One pass over the path bytes: what it contains, and the bounds on its cost.
+/// What a path contains, and the bounds on its cost.
 fn scan(path: &str) -> Result<Features, TargetError> {
+    if is_featureless(path) {
+        return Ok(Features::default());
+    }
+    scan_closely(path)
+}
+
+/// Whether a path is too short to cost anything and holds no byte or pair of bytes that
+/// [`scan_closely`] looks for. Almost every path is like that, and a pass without branches takes many
+/// bytes at a time.
+fn is_featureless(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let special = bytes.iter().fold(false, |found, byte| {
+        found | (*byte == b'#') | (*byte == b'\\') | (*byte == b';') | (*byte == b'%')
+    });
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
+    let segment = pairs.fold(false, |found, (byte, next)| {
+        found | ((*byte == b'/') & ((*next == b'/') | (*next == b'.')))
+    });
+    bytes.len() <= MAX_SEGMENTS && !special && !segment
+}
+
+/// One pass over the path byte by byte.
+fn scan_closely(path: &str) -> Result<Features, TargetError> {
     if path.len() > MAX_PATH {
         return Err(TargetError::Cost);
     }

@@ -16,7 +16,7 @@ use crate::facilitator::{Client, ClientConfig};
 use crate::gate::{Gate, Ledger};
 use crate::http::admin::{self, Admin, AdminInfo};
 use crate::http::forward_auth::{self, ForwardAuth};
-use crate::http::listener::{self, Listener};
+use crate::http::listener::{self, Listener, routed};
 use crate::ledger::{Clock, Store};
 use crate::lifecycle::{Readiness, ReadyState, Tasks};
 use crate::metrics::{self, BuildInfo, Metrics};
@@ -256,18 +256,26 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         metrics: Arc::clone(&families),
         info: Arc::new(info),
     };
-    let face = forward_auth::router(Arc::new(ForwardAuth {
+    let face = Arc::new(ForwardAuth {
         gate: gate.clone(),
         metrics: families,
-    }));
-    let (face, admin) = match admin_port {
+    });
+    let (traffic, admin) = match admin_port {
         Some(port) => {
-            let admin = port.serve("admin", admin::router(admin), &tasks, &readiness);
-            (face, Some(admin))
+            let admin = routed(admin::router(admin));
+            let admin = port.serve("admin", admin, &tasks, &readiness);
+            let face = move |request, peer: SocketAddr| {
+                Arc::clone(&face).respond(request, Some(peer.ip()))
+            };
+            let traffic = traffic.serve("traffic", face, &tasks, &readiness);
+            (traffic, Some(admin))
         }
-        None => (admin::routes(admin).fallback_service(face), None),
+        None => {
+            let both = admin::routes(admin).fallback_service(forward_auth::router(face));
+            let both = traffic.serve("traffic", routed(both), &tasks, &readiness);
+            (both, None)
+        }
     };
-    let traffic = traffic.serve("traffic", face, &tasks, &readiness);
     tracing::info!(
         listen.address = %traffic.local_addr(),
         admin.address = %admin.as_ref().unwrap_or(&traffic).local_addr(),

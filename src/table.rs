@@ -6,10 +6,10 @@
 //!              Known        Report
 //! ```
 //!
-//! The writer keeps what every source said last, and on each update compiles all of it anew: pure
-//! functions from offers, settings and remembered paths to a [`Table`]. [`Table::resolve`] then
-//! answers what a target means, without allocating for a plain one and at a cost that does not grow
-//! with the number of offers.
+//! The writer keeps what every source said last and what was made of it. An update says the same as
+//! a table compiled from nothing out of all of it: what did not change is only not computed again.
+//! [`Table::resolve`] then answers what a target means, without allocating for a plain one and at a
+//! cost that does not grow with the number of offers.
 //!
 //! It sees neither Kubernetes nor HTTP, decides nothing about money, and does no I/O; the one effect
 //! is the publication of a snapshot.
@@ -21,8 +21,12 @@
 
 mod closed;
 mod compile;
+mod counting;
+mod edges;
 mod index;
+mod list;
 mod owners;
+mod pins;
 mod prepare;
 mod price;
 mod report;
@@ -43,7 +47,6 @@ use crate::route::{AmbiguityClass, Target};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
 use http::HeaderValue;
 use jiff::Timestamp;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One snapshot: everything a request needs (R5).
@@ -59,9 +62,8 @@ pub struct Table {
     pub report: Arc<Report>,
     routes: Arc<Vec<resolve::Slot>>,
     index: Arc<index::Index>,
-    pins: Arc<resolve::Pins>,
-    counters: Arc<price::CounterSets>,
-    endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    pins: Arc<pins::Pins>,
+    counters: Arc<[Arc<OfferCounters>]>,
     /// When a drain or retention ends next.
     next_tick: Option<Timestamp>,
 }
@@ -95,6 +97,10 @@ pub struct RouteEntry {
     pub endpoint: Option<Arc<Endpoint>>,
     /// `Authorization` for the upstream, sensitive (M11 decides whether it is answered).
     pub upstream_auth: Option<HeaderValue>,
+    /// What it was built from.
+    piece: Arc<prepare::Piece>,
+    /// Why it is misconfigured.
+    trouble: Option<Arc<prepare::Trouble>>,
 }
 
 /// Identity of an offer in the table.
@@ -139,18 +145,18 @@ pub struct ClosedPath {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathRecord {
     /// Host, when bound to one.
-    pub host: Option<String>,
+    pub host: Option<Arc<str>>,
     /// Pattern text.
-    pub pattern: String,
+    pub pattern: Arc<str>,
     /// Namespace of the offer, may be empty. The owner is that namespace if `uid` is not empty, else
     /// the operator.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Offer name, may be empty.
-    pub name: String,
+    pub name: Arc<str>,
     /// Offer UID, may be empty.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// The offer's base path (or the literal prefix of the pattern) to which it collapses (O5).
-    pub base: String,
+    pub base: Arc<str>,
     /// When it was closed; `None` while live.
     pub closed_at: Option<Timestamp>,
 }
@@ -241,7 +247,7 @@ impl Table {
 
     /// All distinct per-offer counters of this table, for rendering.
     pub fn counters(&self) -> impl Iterator<Item = &Arc<OfferCounters>> {
-        self.counters.values()
+        self.counters.iter()
     }
 
     /// All routes, in table order.

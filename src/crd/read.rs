@@ -85,6 +85,16 @@ impl<'v> Section<'v> {
         number
     }
 
+    /// Yes or no.
+    pub(super) fn boolean(&self, key: &str, problems: &mut Vec<Problem>) -> Option<bool> {
+        let value = self.value(key)?;
+        let found = value.as_bool();
+        if found.is_none() {
+            problems.push(wrong_type(&self.at(key), value, "true or false"));
+        }
+        found
+    }
+
     /// A list; absent is empty.
     pub(super) fn list(&self, key: &str, problems: &mut Vec<Problem>) -> Option<&'v [Value]> {
         let Some(value) = self.value(key) else {

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::offer::{Declared, Gate, Owner, Phase, Route};
+use crate::pricing::{FacilitatorSettings, Settings, Unmatched};
+use crate::route::Target;
+use crate::table::{Resolution, TableWriter, Update};
 use kube::Resource;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -165,7 +168,7 @@ fn r3_a_path_that_cannot_be_used_is_closed_as_far_as_it_goes() {
         ("/shop/../other", "/shop/../other"),
         ("/shop//x", "/shop//x"),
         ("/shop/%2e", "/shop/%2e"),
-        ("/shop/*", "/shop/*"),
+        ("/shop/*", "/shop"),
         ("/shop?x=1", "/shop?x=1"),
         (&*deep, &"/a".repeat(30)),
         (&*long, "/a/b"),
@@ -482,6 +485,10 @@ fn the_predecessors_pause_withdraws_until_it_is_taken_back() {
         .offer;
         assert_eq!(offer.phase, phase, "{value}");
     }
+    assert_eq!(
+        read(with("/spec/paused", json!(true))).offer.phase,
+        Phase::Withdrawn
+    );
 }
 
 #[test]
@@ -661,6 +668,126 @@ fn r3_every_field_of_a_wrong_type_leaves_the_path_gated() {
                 "R3: it harms no other route"
             );
         }
+    }
+}
+
+/// What a table of this one offer, without a managed prefix and with `unmatched: allow`, does with a
+/// request: everything that is not declared is free there.
+fn ask(offer: Offer, path: &str) -> String {
+    let (mut writer, reader) = TableWriter::new();
+    let settings = Settings {
+        unmatched: Unmatched::Allow,
+        managed_prefixes: Vec::new(),
+        facilitator: "https://facilitator.example".into(),
+        facilitators: [(
+            "https://facilitator.example".into(),
+            FacilitatorSettings::default(),
+        )]
+        .into(),
+        ..Settings::default()
+    };
+    let document = Update::Document {
+        settings: Box::new(settings),
+        offers: Vec::new(),
+    };
+    writer.apply(document, now());
+    writer.apply(
+        Update::Offers {
+            source: "kube",
+            offers: vec![Arc::new(offer)],
+        },
+        now(),
+    );
+    let table = reader.load();
+    let target = Target::parse(path, None).unwrap();
+    match table
+        .resolve(&target, Some("api.example.com"), None, now())
+        .resolution
+    {
+        Resolution::Route(route) => format!("{:?} {:?}", route.gate, route.state),
+        other @ (Resolution::Closed
+        | Resolution::NoRoute
+        | Resolution::Unmatched
+        | Resolution::UnknownPin
+        | Resolution::Ambiguous) => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn r3_no_field_of_a_wrong_type_opens_the_path_in_a_table() {
+    let live = with("/spec/path", json!("/shop/llm"));
+    assert_eq!(ask(read(live.clone()).offer, "/shop/llm/x"), "Paid Live");
+    assert_eq!(ask(read(live.clone()).offer, "/elsewhere"), "Unmatched");
+    for field in [
+        "/hostname",
+        "/upstream",
+        "/payment",
+        "/payment/network",
+        "/payment/price",
+        "/payment/asset",
+        "/payments",
+        "/routes",
+        "/drainAt",
+        "/drainGracePeriod",
+        "/paused",
+        "/registration",
+    ] {
+        for value in [
+            json!(7),
+            json!("?"),
+            json!([7]),
+            json!({"x": 7}),
+            Value::Null,
+        ] {
+            let mut object = live.clone();
+            put(&mut object, &format!("/spec{field}"), value.clone());
+            let answer = ask(read(object).offer, "/shop/llm/x");
+            assert!(
+                ["Paid Live", "Paid Misconfigured", "Paid Withdrawn"].contains(&&*answer),
+                "{field} {value}: {answer}"
+            );
+        }
+    }
+    for path in [
+        "/shop/llm//x",
+        "/shop/llm/../x",
+        "/shop/llm/*/x",
+        "/shop/llm/%zz",
+        "shop/llm",
+        "/shop/llm?x",
+    ] {
+        let answer = ask(read(with("/spec/path", json!(path))).offer, "/shop/llm/x");
+        assert!(answer.starts_with("Paid Misconfigured"), "{path}: {answer}");
+    }
+    let deep = "/a".repeat(100);
+    let answer = ask(
+        read(with("/spec/path", json!(deep))).offer,
+        &format!("{deep}/x"),
+    );
+    assert_eq!(answer, "Paid Misconfigured");
+}
+
+#[test]
+fn r3_a_bad_route_closes_itself_and_an_unreadable_one_the_whole_path() {
+    let routes = |second: Value| {
+        with(
+            "/spec/routes",
+            json!([{"path": "/open", "gate": "free"}, second]),
+        )
+    };
+    for (second, open, other) in [
+        (json!({"path": "/v1/*"}), "Free Live", "NoRoute"),
+        (
+            json!({"path": "/v1/*", "gate": "cheap"}),
+            "Free Live",
+            "NoRoute",
+        ),
+        (json!({"path": 7}), "Free Live", "Paid Misconfigured"),
+        (json!("/v1/*"), "Free Live", "Paid Misconfigured"),
+    ] {
+        let offer = || read(routes(second.clone())).offer;
+        assert_eq!(ask(offer(), "/services/llm/open"), open, "{second}");
+        assert_eq!(ask(offer(), "/services/llm/other"), other, "{second}");
     }
 }
 

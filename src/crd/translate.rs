@@ -72,7 +72,8 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
 }
 
 /// The offer's path without a trailing slash; `/services/<name>` unless it says another. A path that
-/// cannot be used is still the one that is closed, or where it is too long, its beginning.
+/// cannot be used is still the one that is closed, or its beginning where it is too long or holds a
+/// wildcard.
 fn base_path(spec: &Section<'_>, name: &str, problems: &mut Vec<Problem>) -> String {
     let Some(text) = spec.long_text("path", problems) else {
         return format!("/services/{name}");
@@ -87,7 +88,12 @@ fn base_path(spec: &Section<'_>, name: &str, problems: &mut Vec<Problem>) -> Str
             ),
         ));
     }
-    let body = text.trim_matches('/');
+    let body = match text.split_once('*') {
+        // A wildcard would make patterns of what is only to be closed.
+        Some((before, _)) => before.rsplit_once('/').map_or("", |(whole, _)| whole),
+        None => text,
+    };
+    let body = body.trim_matches('/');
     let end = body
         .match_indices('/')
         .map(|(at, _)| at)
@@ -154,7 +160,7 @@ fn hostname(spec: &Section<'_>, problems: &mut Vec<Problem>) -> Option<Arc<str>>
 /// The life cycle, and when it begins another phase that no event announces.
 ///
 /// A deletion counts from its first sign, also while a finalizer holds the object (O3). The
-/// predecessor's pause is a drain without grace. A drain begins at `drainAt` and ends by the
+/// predecessor's pause, by annotation or field, is a drain without grace. A drain begins at `drainAt` and ends by the
 /// table's timer.
 fn phase(
     object: &ServiceOffer,
@@ -165,6 +171,7 @@ fn phase(
     let paused = annotation(object, PAUSED_ANNOTATION)
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
     let drain = drain(spec, problems);
+    let paused = spec.boolean("paused", problems).unwrap_or(false) || paused;
     if paused || object.metadata.deletion_timestamp.is_some() {
         return (Phase::Withdrawn, None);
     }

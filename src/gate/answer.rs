@@ -16,11 +16,12 @@ use super::ports::{ClaimOwner, ClaimRow, ClaimState, Facilitator, Ledger, Ledger
 use super::settlement::{Shared, count, monotonic, offer_key};
 use super::verdict;
 use super::{
-    Decision, Facts, Outcome, Permit, Reason, Refusal, Settled, SettlementRejected, Verdict, decide,
+    Facts, Found, Outcome, Permit, Priced, Reason, Refusal, Settled, SettlementRejected, Verdict,
+    find,
 };
 use crate::lifecycle::{Readiness, ReadyState, Tasks};
 use crate::metrics::{FailureReason, Metrics};
-use crate::table::{self, RouteEntry, Table, TableReader};
+use crate::table::{self, Table, TableReader};
 use crate::x402::{self, Receipt};
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -96,34 +97,31 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
     /// Answers one request: decides, and pays where a payment is to be made.
     pub async fn answer(&self, table: &Table, request: &Request<'_>) -> Outcome {
         let now = (self.shared.clock)();
-        let Decision {
-            verdict,
-            route,
-            ambiguity,
-            ..
-        } = decide(table, &request.facts, None, now);
+        let found = find(table, &request.facts, now);
+        let (Found::Decided { ambiguity, .. } | Found::Priced(Priced { ambiguity, .. })) = &found;
         if let Some(class) = ambiguity {
             self.shared.metrics.ambiguous_target(class.as_str());
         }
-        let unpaid = match verdict {
-            Verdict::Done(outcome) => outcome,
-            Verdict::Pay(_) => unpayable(),
+        let priced = match found {
+            Found::Decided { outcome, route, .. } => {
+                if let Some(route) = route.filter(|route| route.gate == table::Gate::Paid) {
+                    count(route, 0, |counters| counters.request());
+                }
+                return outcome;
+            }
+            Found::Priced(priced) => priced,
         };
-        let Some(route) = route.filter(|route| route.gate == table::Gate::Paid) else {
-            return unpaid;
-        };
-        let asked = matches!(&unpaid, Outcome::Challenge(_))
-            || unpaid.reason() == Some(Reason::OfferDraining);
-        if !asked || !x402::has_payment(request.headers) {
+        let route = priced.route;
+        if !x402::has_payment(request.headers) {
             count(route, 0, |counters| {
                 counters.request();
-                if asked {
-                    counters.payment_required();
-                }
+                counters.payment_required();
             });
-            return unpaid;
+            return priced.unpaid(table, &request.facts);
         }
-        let (outcome, option) = self.pay_for(table, request, route, now).await;
+        // Boxed: with all that a payment may need it is kilobytes, and a future that is not boxed is
+        // copied whole several times on its way into a connection, by the unpaid as well.
+        let (outcome, option) = Box::pin(self.pay_for(table, request, &priced, now)).await;
         count(route, option, |counters| {
             counters.request();
             if let Some(failure) = outcome.reason().and_then(Reason::failure) {
@@ -143,7 +141,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
         &self,
         table: &Table,
         request: &Request<'_>,
-        route: &Arc<RouteEntry>,
+        priced: &Priced<'_>,
         now: Timestamp,
     ) -> (Outcome, usize) {
         let limit = table.settings.limits.payment_header_bytes;
@@ -151,13 +149,11 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
             Ok(Some(payment)) => payment,
             Ok(None) => return (unpayable(), 0),
             Err(error) => {
-                let refused = super::refuse_header(table, route, &request.facts, &error);
+                let refused = super::refuse_header(table, priced.route, &request.facts, &error);
                 return (refused, 0);
             }
         };
-        let Decision {
-            verdict, option, ..
-        } = decide(table, &request.facts, Some(&payment), now);
+        let (verdict, option) = priced.paid(table, &request.facts, &payment, now);
         match verdict {
             Verdict::Done(outcome) => (outcome, option),
             Verdict::Pay(plan) => (

@@ -114,7 +114,7 @@ pub struct CreditScope {
 pub struct NewClaim {
     /// Key.
     pub key: ClaimKey,
-    /// keccak256 of the payload bytes.
+    /// SHA-256 of the payload bytes.
     pub payload_hash: B256,
     /// Scope: payer, route, asset, amount.
     pub scope: CreditScope,

@@ -17,6 +17,10 @@ const METHOD_OVERRIDES: [&str; 3] = [
 /// but its type, which no browser sends with a preflight.
 #[must_use]
 pub fn is_preflight(method: &str, headers: &HeaderMap) -> bool {
+    // First of all: this is asked of every request.
+    if method != "OPTIONS" {
+        return false;
+    }
     let has = |name: &str| headers.contains_key(name);
     let body_less = headers
         .get(http::header::CONTENT_LENGTH)
@@ -28,8 +32,7 @@ pub fn is_preflight(method: &str, headers: &HeaderMap) -> bool {
             .iter()
             .any(|real| is_spelling_of(name.as_str(), real))
     };
-    method == "OPTIONS"
-        && has("origin")
+    has("origin")
         && has("access-control-request-method")
         && body_less
         && !headers.keys().any(overrides)

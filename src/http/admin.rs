@@ -333,12 +333,12 @@ fn gauges(table: &Table, now: Timestamp) -> TableGauges {
 fn route_gauges(report: &Report) -> TableGauges {
     let mut counts = STATES.map(|state| (state, 0));
     let mut settle_never_routes = 0;
-    for route in &report.routes {
+    for (found, gate, settle) in report.states() {
         for (state, count) in &mut counts {
-            *count += u64::from(*state == route.state);
+            *count += u64::from(*state == found);
         }
-        let live = route.state == ReportedState::Live && route.gate.as_str() == "paid";
-        settle_never_routes += u64::from(live && route.settle.as_str() == "never");
+        let live = found == ReportedState::Live && gate.as_str() == "paid";
+        settle_never_routes += u64::from(live && settle.as_str() == "never");
     }
     let routes = counts
         .map(|(state, count)| (page::state_name(state), count))

@@ -19,12 +19,12 @@ use crate::http::respond::{refuse, respond};
 use crate::metrics::{Metrics, UntrustedClass};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
-use http::{HeaderMap, HeaderName, Response};
+use axum::extract::{ConnectInfo, State};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use secrecy::ExposeSecret;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the face needs.
 #[derive(Debug)]
@@ -43,44 +43,58 @@ enum HeaderProblem {
     Aliased(&'static str),
 }
 
-/// Names of the forwarded headers of one source.
-struct HeaderNames {
-    uri: &'static str,
-    method: &'static str,
+/// One of the forwarded headers as it was sent.
+#[derive(Clone, Copy)]
+struct Forwarded<'a> {
+    name: &'static str,
+    sent: Sent<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    Never,
+    Once(&'a HeaderValue),
+    Often,
 }
 
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The router of the traffic port: `/verify` and its pins; everything else is 404.
+/// The face as a router, for a port that has other endpoints too: `/verify` and its pins, everything
+/// else is 404. A port of its own calls [`ForwardAuth::respond`].
 pub fn router<F: Facilitator, L: Ledger>(face: Arc<ForwardAuth<F, L>>) -> Router {
     Router::new().fallback(handle::<F, L>).with_state(face)
 }
 
 async fn handle<F: Facilitator, L: Ledger>(
     State(face): State<Arc<ForwardAuth<F, L>>>,
-    request: Request,
+    request: axum::extract::Request,
 ) -> Response<Body> {
-    let arrived = Instant::now();
-    let (parts, _body) = request.into_parts();
-    let Some(rest) = parts.uri.path().strip_prefix("/verify") else {
-        return refuse(&Refusal::new(Reason::NoSuchEndpoint, None));
-    };
-    if !rest.is_empty() && !rest.starts_with('/') {
-        return refuse(&Refusal::new(Reason::NoSuchEndpoint, None));
-    }
-    let peer = parts
-        .extensions
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|peer| peer.0.ip());
-    let (outcome, catalog) = face.answer(rest, &parts.headers, peer, arrived).await;
-    face.metrics.request(outcome.label(), arrived.elapsed());
-    log(&outcome, &parts.headers, arrived);
-    respond(outcome, catalog.as_deref())
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map(|peer| peer.0.ip());
+    face.respond(request, peer).await
 }
 
 impl<F: Facilitator, L: Ledger> ForwardAuth<F, L> {
+    /// Answers one request of `peer`.
+    pub async fn respond<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: Option<IpAddr>,
+    ) -> Response<Body> {
+        let arrived = Instant::now();
+        let Some(rest) = below_verify(request.uri().path()) else {
+            return refuse(&Refusal::new(Reason::NoSuchEndpoint, None));
+        };
+        let headers = request.headers();
+        let (outcome, catalog) = self.answer(rest, headers, peer, arrived).await;
+        let took = arrived.elapsed();
+        self.metrics.request(outcome.label(), took);
+        log(&outcome, headers, took);
+        respond(outcome, catalog.as_deref())
+    }
+
     async fn answer(
         &self,
         rest: &str,
@@ -139,6 +153,12 @@ impl<F: Facilitator, L: Ledger> ForwardAuth<F, L> {
             },
         }
     }
+}
+
+/// What follows `/verify` in a path: nothing, or segments.
+fn below_verify(path: &str) -> Option<&str> {
+    path.strip_prefix("/verify")
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Gives a table back. Whoever held a replaced one last frees it, which takes a tenth of a second at
@@ -217,25 +237,19 @@ fn facts<'a>(
     headers: &'a HeaderMap,
     settings: &Settings,
 ) -> Result<Facts<'a>, Unreadable> {
-    let names = match settings.header_source {
-        HeaderSource::XForwarded => HeaderNames {
-            uri: "x-forwarded-uri",
-            method: "x-forwarded-method",
-        },
-        HeaderSource::XOriginal => HeaderNames {
-            uri: "x-original-uri",
-            method: "x-original-method",
-        },
+    let (uri, method) = match settings.header_source {
+        HeaderSource::XForwarded => ("x-forwarded-uri", "x-forwarded-method"),
+        HeaderSource::XOriginal => ("x-original-uri", "x-original-method"),
     };
-    refuse_aliases(headers, &names).map_err(Unreadable::Headers)?;
-    let uri = required(headers, names.uri).map_err(Unreadable::Headers)?;
-    let method = single(headers, names.method)
-        .map_err(Unreadable::Headers)?
-        .unwrap_or_default();
-    let authority = listless(headers, FORWARDED_HOST)?
+    let names = [uri, method, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_FOR];
+    let [uri, method, host, proto, forwarded_for] = forwarded(headers, names)?;
+    let uri = uri.filled()?;
+    let method = method.text()?.unwrap_or_default();
+    let authority = host
+        .listless()?
         .filter(|host| !host.is_empty())
-        .ok_or(Unreadable::Headers(HeaderProblem::Missing(FORWARDED_HOST)))?;
-    let scheme = listless(headers, FORWARDED_PROTO)?.unwrap_or("http");
+        .ok_or(HeaderProblem::Missing(FORWARDED_HOST))?;
+    let scheme = proto.listless()?.unwrap_or("http");
     // Exactly one host (design section 4): without it neither routes bound to one nor the
     // challenge's `resource.url` mean anything.
     let host = Some(gate::normalize_host(authority).ok_or(Unreadable::Host)?);
@@ -253,63 +267,72 @@ fn facts<'a>(
         pin: address.pin,
         preflight: gate::is_preflight(method, headers),
         proven_ingress: address.proven_ingress,
-        forwarded_for: single(headers, FORWARDED_FOR)
-            .ok()
-            .flatten()
-            .unwrap_or_default(),
+        forwarded_for: forwarded_for.text().ok().flatten().unwrap_or_default(),
     })
 }
 
-/// Refuses a forwarded header under a name that only some servers take for it.
-fn refuse_aliases(headers: &HeaderMap, names: &HeaderNames) -> Result<(), HeaderProblem> {
-    for name in headers.keys().map(HeaderName::as_str) {
-        if !name.contains(['_', '.']) {
-            continue;
-        }
-        for real in [names.uri, names.method, FORWARDED_HOST, FORWARDED_PROTO] {
-            if gate::is_spelling_of(name, real) {
-                return Err(HeaderProblem::Aliased(real));
+/// The headers of these names, in one look at all that was sent: they are several, and a look-up
+/// hashes its name each time. Refuses the name of one as only some servers spell it, but for
+/// `X-Forwarded-For`, which decides nothing.
+fn forwarded<'a, const N: usize>(
+    headers: &'a HeaderMap,
+    names: [&'static str; N],
+) -> Result<[Forwarded<'a>; N], HeaderProblem> {
+    let mut found = names.map(|name| Forwarded {
+        name,
+        sent: Sent::Never,
+    });
+    for (name, value) in headers {
+        let name = name.as_str();
+        for header in &mut found {
+            if name == header.name {
+                header.sent = match header.sent {
+                    Sent::Never => Sent::Once(value),
+                    Sent::Once(_) | Sent::Often => Sent::Often,
+                };
+            } else if header.name != FORWARDED_FOR && gate::is_spelling_of(name, header.name) {
+                return Err(HeaderProblem::Aliased(header.name));
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
-fn required<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, HeaderProblem> {
-    match single(headers, name)? {
-        Some(value) if !value.is_empty() => Ok(value),
-        Some(_) | None => Err(HeaderProblem::Missing(name)),
-    }
-}
-
-/// The only value of a header, as text.
-fn single<'a>(
-    headers: &'a HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'a str>, HeaderProblem> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(HeaderProblem::Doubled(name));
-    }
-    // Raw bytes beyond UTF-8 have no single meaning either.
-    std::str::from_utf8(value.as_bytes())
-        .map(Some)
-        .map_err(|_not_text| HeaderProblem::Doubled(name))
-}
-
-/// The only value of a header that is not a comma list.
-fn listless<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Unreadable> {
-    let value = single(headers, name)
-        .map_err(Unreadable::Headers)?
-        .map(str::trim);
-    match value {
-        Some(value) if value.contains(',') => {
-            Err(Unreadable::Headers(HeaderProblem::Doubled(name)))
+impl<'a> Forwarded<'a> {
+    /// The only value, as text.
+    fn text(self) -> Result<Option<&'a str>, HeaderProblem> {
+        match self.sent {
+            Sent::Never => Ok(None),
+            // Raw bytes beyond UTF-8 have no single meaning either.
+            Sent::Once(value) => std::str::from_utf8(value.as_bytes())
+                .map(Some)
+                .map_err(|_not_text| HeaderProblem::Doubled(self.name)),
+            Sent::Often => Err(HeaderProblem::Doubled(self.name)),
         }
-        other => Ok(other),
+    }
+
+    fn filled(self) -> Result<&'a str, HeaderProblem> {
+        match self.text()? {
+            Some(value) if !value.is_empty() => Ok(value),
+            Some(_) | None => Err(HeaderProblem::Missing(self.name)),
+        }
+    }
+
+    /// The only value, which must not be a comma list.
+    fn listless(self) -> Result<Option<&'a str>, HeaderProblem> {
+        let value = self.text()?.map(str::trim);
+        match value {
+            Some(value) if value.bytes().any(|byte| byte == b',') => {
+                Err(HeaderProblem::Doubled(self.name))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+impl From<HeaderProblem> for Unreadable {
+    fn from(problem: HeaderProblem) -> Self {
+        Self::Headers(problem)
     }
 }
 
@@ -341,30 +364,28 @@ impl HeaderProblem {
 }
 
 /// One line per decision: info where money or refusal is involved, debug for free passes.
-fn log(outcome: &Outcome, headers: &HeaderMap, arrived: Instant) {
+fn log(outcome: &Outcome, headers: &HeaderMap, took: Duration) {
+    // Fields are computed where the line is written, which for most requests is nowhere.
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let outcome_name = outcome.name();
-    let reason = outcome.reason().map(Reason::as_str);
-    let request_id = text("x-request-id");
-    let traceparent = text("traceparent");
-    let duration_ms = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let reason = || outcome.reason().map(Reason::as_str);
+    let milliseconds = || u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Outcome::Free(_) | Outcome::Challenge(_) => tracing::debug!(
-            outcome = outcome_name,
-            reason,
-            request.id = request_id,
-            traceparent,
-            duration_ms,
+            outcome = outcome.name(),
+            reason = reason(),
+            request.id = text("x-request-id"),
+            traceparent = text("traceparent"),
+            duration_ms = milliseconds(),
             "request decided"
         ),
         Outcome::Admit(permit) => tracing::info!(
-            outcome = outcome_name,
+            outcome = outcome.name(),
             payment.payer = %permit.payer,
             payment.transaction =
                 permit.receipt.as_ref().map_or("", |receipt| receipt.transaction.as_str()),
-            request.id = request_id,
-            traceparent,
-            duration_ms,
+            request.id = text("x-request-id"),
+            traceparent = text("traceparent"),
+            duration_ms = milliseconds(),
             "request decided"
         ),
         Outcome::PaymentRefused(_)
@@ -372,11 +393,11 @@ fn log(outcome: &Outcome, headers: &HeaderMap, arrived: Instant) {
         | Outcome::Refused(_)
         | Outcome::Unavailable(_)
         | Outcome::Withdrawn(_) => tracing::info!(
-            outcome = outcome_name,
-            reason,
-            request.id = request_id,
-            traceparent,
-            duration_ms,
+            outcome = outcome.name(),
+            reason = reason(),
+            request.id = text("x-request-id"),
+            traceparent = text("traceparent"),
+            duration_ms = milliseconds(),
             "request decided"
         ),
     }

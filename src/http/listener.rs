@@ -1,10 +1,13 @@
-//! The accept loop of both ports: sockets in, requests to a router, an orderly end.
+//! The accept loop of both ports: sockets in, requests to a handler, an orderly end.
 //!
 //! Everything from outside is bounded before a handler sees it: connections, time to send a header
 //! block, its size and count, HTTP/2 streams and lists (M12). A handler that panics becomes a 500
-//! and never a 2xx (R1). The peer address reaches handlers as
-//! [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo), with IPv4-mapped addresses reduced to
-//! IPv4, so that `trustedProxies` compares what it means.
+//! and never a 2xx (R1). It is given the peer address with IPv4-mapped addresses reduced to IPv4, so
+//! that `trustedProxies` compares what it means.
+//!
+//! A handler is a plain function of request and peer: the traffic port answers tens of thousands of
+//! requests a second with one, and a router that boxes its way to it costs as much as the answer.
+//! [`routed`] makes a handler of a router, where there are paths to tell apart.
 //!
 //! What it is not: it knows no path, no payment and no other port. It speaks no TLS.
 //!
@@ -37,18 +40,20 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use patience::{Activity, Attended, Patient};
+use patience::{Activity, Attended, Limits, Patient, Reminder};
 use std::any::Any;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
-use tower_http::catch_panic::CatchPanicLayer;
 
 /// Time from the first byte of a header block to its last, and from accept to the first request
 /// (M12).
@@ -79,6 +84,11 @@ const MAX_CONNECTIONS: usize = 4096;
 /// Pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+const LIMITS: Limits = Limits {
+    header: HEADER_TIMEOUT,
+    idle: IDLE_TIMEOUT,
+};
+
 /// What a connection without a request gets at shutdown to bring its first.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(250);
 
@@ -105,19 +115,19 @@ pub struct Server {
 }
 
 /// What every connection of a port shares.
-#[derive(Debug, Clone)]
-struct Port {
+#[derive(Debug)]
+struct Port<A> {
     name: &'static str,
-    router: Router,
+    answer: A,
     protocol: auto::Builder<StreamTasks>,
     readiness: Readiness,
     tasks: Tasks,
 }
 
 /// What answers the requests of one connection.
-#[derive(Debug, Clone)]
-struct Conversation {
-    router: Router,
+#[derive(Debug)]
+struct Conversation<A> {
+    answer: A,
     readiness: Readiness,
     peer: SocketAddr,
     activity: Activity,
@@ -150,17 +160,23 @@ impl Listener {
         self.address
     }
 
-    /// Serves `router` until [`Server::drain`]. `name` is the port in logs (`traffic`, `admin`).
-    pub fn serve(
+    /// Serves until [`Server::drain`]: `answer` is given each request and its peer, and what it
+    /// does, a panic included, it does when its future is polled. `name` is the port in logs
+    /// (`traffic`, `admin`).
+    pub fn serve<A, F>(
         self,
         name: &'static str,
-        router: Router,
+        answer: A,
         tasks: &Tasks,
         readiness: &Readiness,
-    ) -> Server {
+    ) -> Server
+    where
+        A: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
         let port = Port {
             name,
-            router: router.layer(CatchPanicLayer::custom(panicked)),
+            answer,
             protocol: protocol(tasks),
             readiness: readiness.clone(),
             tasks: tasks.clone(),
@@ -210,7 +226,29 @@ impl Server {
     }
 }
 
-impl Port {
+/// The requests of a port as a router sees them, with the peer as
+/// [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo).
+pub fn routed(
+    router: Router,
+) -> impl Fn(Request<Incoming>, SocketAddr) -> Answering + Clone + Send + Sync + 'static {
+    move |mut request, peer| {
+        let router = router.clone();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        Box::pin(async move {
+            let Ok(response) = router.oneshot(request.map(Body::new)).await;
+            response
+        })
+    }
+}
+
+/// An answer of a router.
+pub type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+impl<A, F> Port<A>
+where
+    A: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
     /// Accepts for ever.
     async fn accept(
         &self,
@@ -268,15 +306,14 @@ impl Port {
             tracing::debug!(%error, "cannot turn off Nagle's algorithm");
         }
         let activity = Activity::default();
-        let stream = TokioIo::new(Patient::new(stream, HEADER_TIMEOUT, activity.clone()));
-        let (router, readiness) = (self.router.clone(), self.readiness.clone());
+        let stream = TokioIo::new(Patient::new(stream, LIMITS, activity.clone()));
         let conversation = Conversation {
-            router,
-            readiness,
+            answer: self.answer.clone(),
+            readiness: self.readiness.clone(),
             peer,
             activity: activity.clone(),
         };
-        let service = service_fn(move |request| conversation.clone().answer(request));
+        let service = service_fn(move |request| conversation.answer(request));
         let connection = self.protocol.serve_connection(stream, service).into_owned();
         let name = self.name;
         self.tasks.spawn_finite("connection", async move {
@@ -297,26 +334,33 @@ impl Port {
     }
 }
 
-impl Conversation {
-    async fn answer(
-        self,
-        mut request: Request<Incoming>,
-    ) -> Result<http::Response<Attended>, Infallible> {
+impl<A, F> Conversation<A>
+where
+    A: Fn(Request<Incoming>, SocketAddr) -> F,
+    F: Future<Output = Response>,
+{
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<Attended>, Infallible>> + use<A, F> {
         let multiplexed = request.version() == Version::HTTP_2;
         let in_flight = self.activity.begin(multiplexed);
         // hyper refuses too many headers itself on HTTP/1 only.
-        let mut response = if request.headers().len() > MAX_HEADERS {
-            too_many_headers()
-        } else {
-            request.extensions_mut().insert(ConnectInfo(self.peer));
-            self.router.oneshot(request.map(Body::new)).await?
-        };
-        if !multiplexed && self.readiness.is_draining() {
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let answering =
+            (request.headers().len() <= MAX_HEADERS).then(|| (self.answer)(request, self.peer));
+        let readiness = self.readiness.clone();
+        async move {
+            let mut response = match answering {
+                Some(answering) => caught(answering).await,
+                None => too_many_headers(),
+            };
+            if !multiplexed && readiness.is_draining() {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Attended::new(body, in_flight)))
         }
-        Ok(response.map(|body| Attended::new(body, in_flight)))
     }
 }
 
@@ -324,6 +368,17 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamTasks {
     fn execute(&self, stream: F) {
         self.0.spawn_finite("http2 stream", stream);
     }
+}
+
+/// An answer, or the 500 of a handler that panicked.
+async fn caught(answering: impl Future<Output = Response>) -> Response {
+    let mut answering = pin!(answering);
+    poll_fn(|context| {
+        // What a panic leaves behind is dropped and not polled again.
+        let polled = AssertUnwindSafe(|| answering.as_mut().poll(context));
+        catch_unwind(polled).unwrap_or_else(|panic| Poll::Ready(panicked(panic.as_ref())))
+    })
+    .await
 }
 
 /// Resolves when the port stops, or when nobody can stop it any more.
@@ -346,7 +401,8 @@ fn protocol(tasks: &Tasks) -> auto::Builder<StreamTasks> {
     let mut protocol = auto::Builder::new(StreamTasks(tasks.clone()));
     protocol
         .http1()
-        .timer(TokioTimer::new())
+        // The limits are those of `Patient`.
+        .timer(Reminder)
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS);
@@ -380,11 +436,7 @@ fn too_many_headers() -> Response {
 }
 
 /// A panic is our fault, and never a pass (R1). Its text stays in the log (R13).
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature tower-http calls"
-)]
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(

@@ -735,7 +735,7 @@ async fn paths_are_written_replaced_and_forgotten(f: Fresh<impl Ledger>) {
         pattern: pattern.into(),
         namespace: "shop".into(),
         name: "offer".into(),
-        uid: String::new(),
+        uid: "".into(),
         base: "/a".into(),
         closed_at,
     };

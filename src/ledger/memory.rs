@@ -51,7 +51,7 @@ struct Row {
 }
 
 /// Host, pattern, namespace, name, UID.
-type PathId = (String, String, String, String, String);
+type PathId = (Option<Arc<str>>, Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 /// Offer namespace, offer name, chain, asset.
 type TotalId = (String, String, u64, Address);
 
@@ -436,7 +436,7 @@ fn buyer(claim: &NewClaim) -> (Address, Arc<str>) {
 
 fn path_id(record: &PathRecord) -> PathId {
     (
-        record.host.clone().unwrap_or_default(),
+        record.host.clone(),
         record.pattern.clone(),
         record.namespace.clone(),
         record.name.clone(),

@@ -349,7 +349,7 @@ impl Ledger for SqliteLedger {
             .await?;
             rows.into_iter()
                 .map(|(host, pattern, namespace, name, uid, base, closed_at)| {
-                    let host = (!host.is_empty()).then_some(host);
+                    let host = (!host.is_empty()).then(|| host.into());
                     let closed_at = closed_at
                         .map(|text| {
                             text.parse::<Timestamp>()
@@ -358,11 +358,11 @@ impl Ledger for SqliteLedger {
                         .transpose()?;
                     Ok(PathRecord {
                         host,
-                        pattern,
-                        namespace,
-                        name,
-                        uid,
-                        base,
+                        pattern: pattern.into(),
+                        namespace: namespace.into(),
+                        name: name.into(),
+                        uid: uid.into(),
+                        base: base.into(),
                         closed_at,
                     })
                 })

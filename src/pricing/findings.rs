@@ -6,9 +6,10 @@
 use super::{Finding, Severity};
 use crate::offer::Problem;
 use std::fmt;
+use std::ops::Range;
 
 /// Most warnings that are kept; errors are kept all, because each closes something.
-const MAX_WARNINGS: usize = 10_000;
+pub(super) const MAX_WARNINGS: usize = 10_000;
 
 /// A place in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +147,26 @@ impl Findings {
             .iter()
             .skip(mark)
             .any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// What was noticed in this range of marks.
+    pub(super) fn noticed(&self, marks: Range<usize>) -> &[Finding] {
+        self.list.get(marks).unwrap_or_default()
+    }
+
+    /// Takes back what was noticed since `mark`.
+    pub(super) fn take_since(&mut self, mark: usize) -> Vec<Finding> {
+        self.list.split_off(mark.min(self.list.len()))
+    }
+
+    /// Adds what was noticed before, which is within [`MAX_WARNINGS`].
+    pub(super) fn add(&mut self, findings: impl Iterator<Item = Finding>) {
+        self.list.extend(findings);
+    }
+
+    /// Whether the document is refused.
+    pub(super) const fn refused(&self) -> bool {
+        self.unusable
     }
 
     /// Refuses the document for what was noticed.

@@ -128,7 +128,7 @@ fn text(path: &Path) -> Result<String, SecretError> {
 fn read_headers(path: &Path, text: &str, errors: &mut Vec<String>) -> Option<FacilitatorSettings> {
     let name = path.display();
     let root = match tree::parse(text) {
-        Ok(root) => root,
+        Ok(tree) => tree.root,
         Err(flaw) => {
             let (line, code) = (flaw.at.line, flaw.code);
             errors.push(format!(

@@ -28,8 +28,8 @@ const DEFAULT_FACILITATOR: &str = "https://x402.gcp.obol.tech";
 /// How long a facilitator drops a longer one (x402 `ResourceInfo`).
 const MAX_SERVICE_NAME: usize = 32;
 
-/// What routes inherit from the document.
-#[derive(Debug)]
+/// What routes inherit from the document, all of it: equal defaults read a route alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Defaults {
     /// `chain`.
     pub(super) chain: Network,

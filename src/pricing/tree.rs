@@ -19,7 +19,7 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Deepest nesting; the deepest that means anything is four.
 const MAX_DEPTH: usize = 32;
 /// Most values and keys together.
-const MAX_NODES: usize = 4_000_000;
+pub(super) const MAX_NODES: usize = 4_000_000;
 /// Above this many keys a repetition is looked for by hash.
 const FEW_KEYS: usize = 24;
 
@@ -84,6 +84,22 @@ enum Open<'t> {
     },
 }
 
+/// Which lines of a text were left out before it was read, so that positions are those of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// From this line on, so many lines are missing before; in ascending order.
+    pub(super) cuts: [(usize, usize); 2],
+}
+
+/// A tree and what it weighs.
+#[derive(Debug)]
+pub(super) struct Tree<'t> {
+    /// The outermost value, which is something.
+    pub(super) root: Node<'t>,
+    /// Values and keys together.
+    pub(super) nodes: usize,
+}
+
 /// The tree under construction.
 struct Builder<'t> {
     open: Vec<Open<'t>>,
@@ -103,8 +119,28 @@ impl Value<'_> {
     }
 }
 
+impl Lines {
+    /// Nothing was left out.
+    pub(super) const ALL: Self = Self {
+        cuts: [(usize::MAX, 0); 2],
+    };
+
+    /// The line of the whole text.
+    fn whole(self, line: usize) -> usize {
+        self.cuts
+            .iter()
+            .filter(|(from, _)| line >= *from)
+            .fold(line, |line, (_, missing)| line + missing)
+    }
+}
+
 /// Reads a document.
-pub(super) fn parse(text: &str) -> Result<Node<'_>, Flaw> {
+pub(super) fn parse(text: &str) -> Result<Tree<'_>, Flaw> {
+    parse_abridged(text, Lines::ALL)
+}
+
+/// Reads a document of which some lines were left out.
+pub(super) fn parse_abridged(text: &str, lines: Lines) -> Result<Tree<'_>, Flaw> {
     if text.len() > MAX_BYTES {
         return Err(flaw(
             Position::START,
@@ -130,13 +166,14 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, Flaw> {
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
             flaw(
-                position(error.marker().line(), error.marker().col()),
+                position(lines.whole(error.marker().line()), error.marker().col()),
                 "syntax",
                 format!("not valid YAML: {}", error.info()),
                 None,
             )
         })?;
-        builder.take(event, position(span.start.line(), span.start.col()))?;
+        let line = lines.whole(span.start.line());
+        builder.take(event, position(line, span.start.col()))?;
     }
     match builder.root {
         Some(Node {
@@ -148,11 +185,18 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, Flaw> {
             "the document is empty".to_owned(),
             Some("write at least `routes: []`"),
         )),
-        Some(root) => Ok(root),
+        Some(root) => Ok(Tree {
+            root,
+            nodes: builder.nodes,
+        }),
     }
 }
 
 impl<'t> Builder<'t> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the parser's features and later versions add events about presentation"
+    )]
     fn take(&mut self, event: Event<'t>, at: Position) -> Result<(), Flaw> {
         match event {
             Event::DocumentStart(..) if self.root.is_some() => Err(flaw(

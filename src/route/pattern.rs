@@ -13,13 +13,15 @@
 use super::glob::{Glob, GlobError};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
-    text: String,
-    segments: Vec<Segment>,
+    text: Arc<str>,
+    segments: Box<[Segment]>,
     tail: Tail,
+    specificity: Specificity,
 }
 
 /// One segment of a pattern.
@@ -121,8 +123,16 @@ impl Pattern {
     /// # Errors
     /// See [`PatternError`].
     pub fn parse(text: &str) -> Result<Self, PatternError> {
+        Self::shared(&text.into())
+    }
+
+    /// As [`Pattern::parse`], of a text that is kept instead of a copy.
+    ///
+    /// # Errors
+    /// See [`PatternError`].
+    pub fn shared(text: &Arc<str>) -> Result<Self, PatternError> {
         let Some(path) = text.strip_prefix('/') else {
-            return Err(PatternError::NoLeadingSlash(text.to_owned()));
+            return Err(PatternError::NoLeadingSlash(text.to_string()));
         };
         if text.len() > MAX_PATTERN || text.split('/').count() > MAX_SEGMENTS {
             return Err(PatternError::TooLong);
@@ -137,14 +147,15 @@ impl Pattern {
             return Err(PatternError::QueryOrFragment(found));
         }
         let segments = if body.is_empty() {
-            Vec::new()
+            Box::default()
         } else {
             body.split('/')
                 .map(|segment| Segment::parse(segment, globs))
-                .collect::<Result<_, _>>()?
+                .collect::<Result<Box<[Segment]>, _>>()?
         };
         Ok(Self {
-            text: text.to_owned(),
+            text: text.clone(),
+            specificity: Specificity::of(&segments, tail),
             segments,
             tail,
         })
@@ -167,15 +178,22 @@ impl Pattern {
     #[must_use]
     pub fn root() -> Self {
         Self {
-            text: "/*".to_owned(),
-            segments: Vec::new(),
+            text: "/*".into(),
+            segments: Box::default(),
             tail: Tail::Subtree,
+            specificity: Specificity::of(&[], Tail::Subtree),
         }
     }
 
     /// The text it was compiled from.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same text, shared.
+    #[must_use]
+    pub const fn text(&self) -> &Arc<str> {
         &self.text
     }
 
@@ -221,30 +239,8 @@ impl Pattern {
 
     /// Its precedence among one owner's patterns.
     #[must_use]
-    pub fn specificity(&self) -> Specificity {
-        let wild = |segment: &Segment| matches!(segment, Segment::Glob(_));
-        let (mut prefix, mut literal, mut in_prefix) = (0, 0, true);
-        for segment in &self.segments {
-            // The slash before the segment.
-            literal += 1;
-            prefix += usize::from(in_prefix);
-            let (start, all) = match segment {
-                Segment::Literal(text) => (text.chars().count(), text.chars().count()),
-                Segment::Glob(glob) => (glob.literal_prefix_len(), glob.literal_len()),
-            };
-            literal += all;
-            prefix += if in_prefix { start } else { 0 };
-            in_prefix &= !wild(segment);
-        }
-        if self.tail != Tail::Exact {
-            literal += 1;
-            prefix += usize::from(in_prefix);
-        }
-        Specificity {
-            exact: self.tail == Tail::Exact && !self.segments.iter().any(wild),
-            prefix: u16::try_from(prefix).unwrap_or(u16::MAX),
-            literal: u16::try_from(literal).unwrap_or(u16::MAX),
-        }
+    pub const fn specificity(&self) -> Specificity {
+        self.specificity
     }
 
     /// Whether one view of a path matches; its trailing slash is ignored, except that a greedy tail
@@ -282,6 +278,34 @@ impl Pattern {
             Tail::Subtree => true,
             Tail::Exact => rest.next().is_none(),
             Tail::Greedy => slash || rest.next().is_some(),
+        }
+    }
+}
+
+impl Specificity {
+    fn of(segments: &[Segment], tail: Tail) -> Self {
+        let wild = |segment: &Segment| matches!(segment, Segment::Glob(_));
+        let (mut prefix, mut literal, mut in_prefix) = (0, 0, true);
+        for segment in segments {
+            // The slash before the segment.
+            literal += 1;
+            prefix += usize::from(in_prefix);
+            let (start, all) = match segment {
+                Segment::Literal(text) => (text.chars().count(), text.chars().count()),
+                Segment::Glob(glob) => (glob.literal_prefix_len(), glob.literal_len()),
+            };
+            literal += all;
+            prefix += if in_prefix { start } else { 0 };
+            in_prefix &= !wild(segment);
+        }
+        if tail != Tail::Exact {
+            literal += 1;
+            prefix += usize::from(in_prefix);
+        }
+        Self {
+            exact: tail == Tail::Exact && !segments.iter().any(wild),
+            prefix: u16::try_from(prefix).unwrap_or(u16::MAX),
+            literal: u16::try_from(literal).unwrap_or(u16::MAX),
         }
     }
 }

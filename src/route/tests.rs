@@ -146,6 +146,8 @@ fn every_reading_of_a_hostile_path_is_a_view() {
         ("/free/a;%2fb%2fc/%2e%2e/%2e%2e/p%61id", "/paid"),
         // `new URL` and Envoy: `%2e%2e` is a dot segment, `%2f` a letter.
         ("/free/x%2fy/%2e%2e/%2e%2e/paid", "/paid"),
+        // Envoy resolves `%2e%2e` and leaves the rest to a server that decodes once and resolves.
+        ("/a%252fb%255c%2f../x%2fy/%2e%2e/paid/y", "/paid/y"),
         // Go's ServeMux splits before it decodes.
         ("/%75/a%2fb/x", "/u/a%2fb/x"),
         // A proxy that resolves what is literal, then a server that decodes and resolves.
@@ -333,6 +335,15 @@ fn slow_views(path: &str) -> BTreeSet<String> {
             }
             add(merged);
             add(slow_dots(text));
+            let dotted = text.split('/').map(|segment| {
+                let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+                if matches!(&*plain, "." | "..") {
+                    plain
+                } else {
+                    segment.to_owned()
+                }
+            });
+            add(slow_dots(&dotted.collect::<Vec<_>>().join("/")));
             if *decoded < 2 {
                 next.insert((decoded + 1, decode(text)));
                 let mut pieces = Vec::new();
@@ -419,6 +430,16 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn what_the_quick_look_passes_has_nothing_for_the_close_one(
+        text in "/[-a/.;%#\\\\2fF]{0,12}", times in 1..60_usize,
+    ) {
+        let path = text.repeat(times);
+        if is_featureless(&path) {
+            prop_assert_eq!(scan_closely(&path), Ok(Features::default()));
+        }
+    }
+
     #[test]
     fn no_text_panics_and_views_are_bounded(text in any::<String>(), authority in any::<Option<String>>()) {
         if let Ok(target) = Target::parse(&text, authority.as_deref()) {

@@ -15,12 +15,13 @@ pub const MAX_VIEWS: usize = 128;
 const DECODINGS: usize = 2;
 
 /// The steps besides decoding; `None` where one changes nothing.
-const REWRITES: [fn(&str) -> Option<String>; 5] = [
+const REWRITES: [fn(&str) -> Option<String>; 6] = [
     backslash_as_slash,
     cut_decoded_query,
     strip_parameters,
     merge_slashes,
     remove_dot_segments,
+    remove_encoded_dot_segments,
 ];
 
 /// All distinct views, the raw path first.
@@ -128,18 +129,42 @@ fn merge_slashes(text: &str) -> Option<String> {
 /// Dot segments removed as RFC 3986 5.2.4 says: `..` also eats an empty segment, nothing climbs
 /// above the root, and a final dot segment leaves a trailing slash.
 fn remove_dot_segments(text: &str) -> Option<String> {
-    if !text.split('/').any(|segment| matches!(segment, "." | "..")) {
+    without_dots(text, |segment| segment)
+}
+
+/// The same where `%2e` is a dot although nothing else is decoded: the WHATWG URL standard, and
+/// Envoy before a server that decodes.
+fn remove_encoded_dot_segments(text: &str) -> Option<String> {
+    let is_encoded = |segment: &str| segment.contains('%') && plain_dots(segment) != segment;
+    text.split('/')
+        .any(is_encoded)
+        .then(|| without_dots(text, plain_dots))?
+}
+
+/// A dot segment in plain letters; any other segment as it is.
+fn plain_dots(segment: &str) -> &str {
+    match segment.len() {
+        3 if segment.eq_ignore_ascii_case("%2e") => ".",
+        4 if segment.eq_ignore_ascii_case("%2e.") || segment.eq_ignore_ascii_case(".%2e") => "..",
+        6 if segment.eq_ignore_ascii_case("%2e%2e") => "..",
+        _ => segment,
+    }
+}
+
+fn without_dots(text: &str, read: fn(&str) -> &str) -> Option<String> {
+    let is_dots = |segment: &str| matches!(read(segment), "." | "..");
+    if !text.split('/').any(is_dots) {
         return None;
     }
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_in_dot = false;
     for segment in text.split('/').skip(1) {
         ends_in_dot = true;
-        match segment {
+        match read(segment) {
             "." => {}
             ".." => drop(kept.pop()),
-            other => {
-                kept.push(other);
+            _ => {
+                kept.push(segment);
                 ends_in_dot = false;
             }
         }

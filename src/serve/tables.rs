@@ -49,7 +49,7 @@ struct Unsaved {
     paths: BTreeMap<PathIdentity, (PathRecord, bool)>,
 }
 
-type PathIdentity = (Option<String>, String, String, String, String);
+type PathIdentity = (Option<Arc<str>>, Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 
 impl<F: Facilitator, L: Ledger> Tables<F, L> {
     /// Runs until every source is gone or shutdown begins.
@@ -133,7 +133,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 tracing::info!(
                     source = name,
                     table.generation = table.generation,
-                    table.routes = table.report.routes.len(),
+                    table.routes = table.report.len(),
                     "table published"
                 );
             }

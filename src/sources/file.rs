@@ -8,7 +8,8 @@
 //!
 //! A half-written file never becomes a table: what was read counts only when the metadata is still
 //! the same a moment later (a write in between leaves a later change time). The document is parsed
-//! meanwhile, so that the wait costs no time. Where notifications arrive, a file that somebody
+//! meanwhile, so that the wait costs no time; of a large document only what differs from the text
+//! before (`pricing::Memory`), so that it costs little else. Where notifications arrive, a file that somebody
 //! writes in place is not even looked at before it is closed, however long the writer pauses.
 //!
 //! Failure keeps the last good table (R6): a file that is missing, unreadable or unusable becomes
@@ -17,10 +18,12 @@
 //! in hand, and stops with the process.
 
 mod notices;
+mod told;
 
 use self::notices::{Notices, directory};
+use self::told::Told;
 use crate::lifecycle::Tasks;
-use crate::pricing::{self, Document, Finding, Severity, Unusable};
+use crate::pricing::{self, Document, Memory, Unusable};
 use crate::table::Update;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -33,31 +36,29 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 /// How often metadata is looked at; half of the second within which a change is live.
 const POLL: Duration = Duration::from_millis(500);
 /// What was read must still be there this much later; far above the granularity of change times.
 const SETTLE: Duration = Duration::from_millis(60);
-/// Findings that are logged one by one.
-const LOGGED: usize = 20;
 /// Name of this source in `/routes`.
 pub const NAME: &str = "file";
 
 /// The pricing file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
     first: Option<Loaded>,
 }
 
 /// A document as it was read before its source began.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Loaded {
     /// The document.
     pub document: Document,
-    /// Digest of its content; `None` when it is not all in this file.
-    content: Option<u64>,
+    /// Its text, and what the next text is read from.
+    memory: Memory,
 }
 
 /// Why the pricing file is not a document.
@@ -130,11 +131,22 @@ struct Eyes {
     files: Vec<PathBuf>,
     /// Stamps when the latest look was taken for true.
     stamps: Stamps,
-    /// Digest of the content that was sent last; `None` after a failure.
-    content: Option<u64>,
+    /// The content that was sent last; `None` after a failure.
+    content: Option<Content>,
     /// What was parsed before the first look, which need not parse the same again.
-    first: Option<Loaded>,
+    first: Option<Document>,
+    /// The latest text that was a document, sent or not.
+    memory: Memory,
     notices: Notices,
+}
+
+/// Which content a document was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    /// [`Memory::edition`] of the text.
+    edition: u64,
+    /// Digest of the secret files.
+    secrets: u64,
 }
 
 /// One look at files that have changed.
@@ -147,7 +159,7 @@ struct Look {
 /// What a look found.
 enum Seen {
     /// A document.
-    New(Box<Document>, u64),
+    New(Box<Document>, Content),
     /// Touched, but the same content as before.
     Same,
     /// The document names other files than were looked at: look again.
@@ -156,25 +168,14 @@ enum Seen {
     Failure(LoadError),
 }
 
-/// What was told last, so that nothing is told twice.
-#[derive(Default)]
-struct Told {
-    cause: Option<String>,
-    findings: Vec<Finding>,
-    /// The prefix the metrics were registered under.
-    metrics_prefix: Option<Arc<str>>,
-}
-
 /// Reads, parses and validates the file once.
 ///
 /// # Errors
 /// When it cannot be read or nothing sound can be made of it.
 pub fn load_once(path: &Path) -> Result<Loaded, LoadError> {
-    let text = read(path)?;
-    let document = parse(path, &text)?;
-    // Secret files may have changed since they were read: such a document is read again.
-    let content = document.files.is_empty().then(|| digest(&text, &[]));
-    Ok(Loaded { document, content })
+    let mut memory = memory(path);
+    let document = parse(path, &mut memory, read(path)?)?;
+    Ok(Loaded { document, memory })
 }
 
 impl FileSource {
@@ -194,16 +195,22 @@ impl FileSource {
         Self { first, ..self }
     }
 
-    /// Loads the file once and sends it (`--watch=false`).
+    /// Loads the file once, unless it was read already, and sends it (`--watch=false`).
     ///
     /// # Errors
     /// As [`load_once`]; nothing is sent then.
     pub async fn once(&self, updates: &mpsc::Sender<Update>) -> Result<(), LoadError> {
-        let path = self.path.clone();
-        let loaded = spawn_blocking(move || load_once(&path))
-            .await
-            .map_err(|source| interrupted(&self.path, source))??;
-        let update = Told::default().loaded(&self.path, loaded.document);
+        let document = match &self.first {
+            Some(loaded) => loaded.document.clone(),
+            None => {
+                let path = self.path.clone();
+                let loaded = spawn_blocking(move || load_once(&path)).await;
+                loaded
+                    .map_err(|source| interrupted(&self.path, source))??
+                    .document
+            }
+        };
+        let update = Told::default().loaded(&self.path, document);
         if updates.send(update).await.is_err() {
             info!(config.path = %self.path.display(), "nobody takes the pricing file any more");
         }
@@ -223,7 +230,10 @@ impl FileSource {
         let bell = Arc::new(Notify::new());
         let mut told = Told::default();
         let mut eyes = Eyes::new(self.path.clone(), &bell);
-        eyes.first = self.first;
+        if let Some(Loaded { document, memory }) = self.first {
+            eyes.first = Some(document);
+            eyes.memory = memory;
+        }
         loop {
             let step = step(eyes, &bell).await;
             let update = match step {
@@ -285,6 +295,7 @@ async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), Joi
 impl Eyes {
     fn new(path: PathBuf, bell: &Arc<Notify>) -> Self {
         Self {
+            memory: memory(&path),
             path,
             files: Vec::new(),
             stamps: Stamps::new(),
@@ -309,20 +320,23 @@ impl Eyes {
         }
         let at = Instant::now();
         let seen = match read(&self.path) {
-            Ok(text) => self.parse(&text),
+            Ok(text) => self.parse(text),
             Err(error) => Seen::Failure(error),
         };
         Some(Look { at, stamps, seen })
     }
 
-    fn parse(&mut self, text: &str) -> Seen {
-        let content = digest(text, &self.files);
-        if self.content == Some(content) {
+    fn parse(&mut self, text: String) -> Seen {
+        let secrets = digest(&self.files);
+        let latest = self.memory.text() == Some(text.as_str());
+        let edition = self.memory.edition();
+        if latest && self.content == Some(Content { edition, secrets }) {
             return Seen::Same;
         }
         let parsed = match self.first.take() {
-            Some(first) if first.content == Some(content) => Ok(first.document),
-            Some(_) | None => parse(&self.path, text),
+            // Secret files may have changed since they were read: such a document is read again.
+            Some(first) if latest && first.files.is_empty() => Ok(first),
+            Some(_) | None => parse(&self.path, &mut self.memory, text),
         };
         let files = match &parsed {
             Ok(document) => document.files.as_slice(),
@@ -339,7 +353,10 @@ impl Eyes {
             return Seen::OtherFiles(files.to_vec());
         }
         match parsed {
-            Ok(document) => Seen::New(Box::new(document), content),
+            Ok(document) => {
+                let edition = self.memory.edition();
+                Seen::New(Box::new(document), Content { edition, secrets })
+            }
             Err(error) => Seen::Failure(error),
         }
     }
@@ -369,97 +386,22 @@ impl Eyes {
     }
 }
 
-impl Told {
-    fn loaded(&mut self, path: &Path, document: Document) -> Update {
-        let Document {
-            settings,
-            offers,
-            findings,
-            ..
-        } = document;
-        let routes: usize = offers.iter().map(|offer| offer.routes.len()).sum();
-        let broken = offers
-            .iter()
-            .flat_map(|offer| &offer.routes)
-            .filter(|route| !route.problems.is_empty())
-            .count();
-        let warnings = count(&findings, Severity::Warning);
-        info!(
-            config.path = %path.display(),
-            routes,
-            routes.misconfigured = broken,
-            warnings,
-            "pricing file loaded"
-        );
-        self.cause = None;
-        self.log_findings(path, findings);
-        match &self.metrics_prefix {
-            None => self.metrics_prefix = Some(Arc::clone(&settings.metrics_prefix)),
-            Some(prefix) if *prefix != settings.metrics_prefix => warn!(
-                config.path = %path.display(),
-                "metrics.prefix changed and needs a restart: it is still {prefix}"
-            ),
-            Some(_) => {}
-        }
-        Update::Document {
-            settings: Box::new(settings),
-            offers,
-        }
-    }
-
-    /// The update for a failure, unless its cause was told already.
-    fn failed(&mut self, path: &Path, error: &LoadError) -> Option<Update> {
-        let cause = chain(error);
-        if self.cause.as_ref() == Some(&cause) {
-            return None;
-        }
-        warn!(
-            config.path = %path.display(),
-            error = %cause,
-            "pricing file not loaded, the last good one stays in force"
-        );
-        if let LoadError::Unusable { source, .. } = error {
-            self.log_findings(path, source.findings.clone());
-        }
-        self.cause = Some(cause.clone());
-        Some(Update::Failed {
-            source: NAME,
-            error: cause,
-        })
-    }
-
-    /// One line for each finding, unless the same ones were logged last.
-    fn log_findings(&mut self, path: &Path, findings: Vec<Finding>) {
-        if findings == self.findings {
-            return;
-        }
-        for finding in findings.iter().take(LOGGED) {
-            warn!(config.path = %path.display(), code = finding.code, "{finding}");
-        }
-        if let Some(more) = findings.len().checked_sub(LOGGED).filter(|more| *more > 0) {
-            warn!(
-                config.path = %path.display(),
-                more,
-                "more findings are listed by `x402-verifier check`"
-            );
-        }
-        self.findings = findings;
-    }
-}
-
 fn read(path: &Path) -> Result<String, LoadError> {
     let failed = |source| LoadError::Read {
         path: path.to_owned(),
         source,
     };
     // Asked before opening: opening a pipe would wait for a writer.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
         return Err(LoadError::NotAFile {
             path: path.to_owned(),
         });
     }
     let most = u64::try_from(pricing::MAX_BYTES).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
+    // Room for all of it and the end, so that it is read into one piece that fits.
+    let room = usize::try_from(metadata.len()).unwrap_or(pricing::MAX_BYTES);
+    let mut bytes = Vec::with_capacity(room.min(pricing::MAX_BYTES) + 1);
     File::open(path)
         .and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(failed)?;
@@ -473,13 +415,16 @@ fn read(path: &Path) -> Result<String, LoadError> {
     })
 }
 
-fn parse(path: &Path, text: &str) -> Result<Document, LoadError> {
+/// A memory of the document at that path.
+fn memory(path: &Path) -> Memory {
     let name = path.file_name().unwrap_or(path.as_os_str());
-    pricing::parse(text, &name.to_string_lossy(), directory(path)).map_err(|source| {
-        LoadError::Unusable {
-            path: path.to_owned(),
-            source,
-        }
+    Memory::new(&name.to_string_lossy(), directory(path))
+}
+
+fn parse(path: &Path, memory: &mut Memory, text: String) -> Result<Document, LoadError> {
+    memory.read(text).map_err(|source| LoadError::Unusable {
+        path: path.to_owned(),
+        source,
     })
 }
 
@@ -500,11 +445,10 @@ fn stamp(metadata: &fs::Metadata) -> Stamp {
     }
 }
 
-/// Digest of the pricing file's text and of the content of the secret files it names.
-fn digest(text: &str, files: &[PathBuf]) -> u64 {
+/// Digest of the content of the secret files.
+fn digest(files: &[PathBuf]) -> u64 {
     const MOST: u64 = 1024 * 1024;
     let mut hasher = DefaultHasher::new();
-    hasher.write(text.as_bytes());
     for file in files {
         let mut bytes = Vec::new();
         let regular = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
@@ -524,22 +468,6 @@ fn interrupted(path: &Path, source: JoinError) -> LoadError {
         path: path.to_owned(),
         source,
     }
-}
-
-fn count(findings: &[Finding], severity: Severity) -> usize {
-    findings.iter().filter(|f| f.severity == severity).count()
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

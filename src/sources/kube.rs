@@ -23,13 +23,15 @@
 mod access;
 mod credentials;
 mod fault;
+mod predecessor;
 mod store;
 mod target;
 mod watch;
 mod wire;
 
 use self::access::Access;
-use self::credentials::{Credentials, SecretObject};
+use self::credentials::{Credentials, Form, SecretObject};
+pub use self::predecessor::PredecessorSecret;
 use self::store::Store;
 use self::target::{Resource, Target};
 use self::watch::{Event, Watch};
@@ -79,6 +81,8 @@ pub struct KubeOptions {
     pub upstream_secret_names: Vec<String>,
     /// Upstreams in a foreign namespace that are allowed (O6).
     pub foreign_upstreams: Vec<ForeignUpstream>,
+    /// Secrets of the predecessor that are read; none unless listed.
+    pub predecessor_secrets: Vec<PredecessorSecret>,
 }
 
 /// What this source leaves to the writer of status.
@@ -158,6 +162,7 @@ impl Default for KubeOptions {
             offer_selector: None,
             upstream_secret_names: vec![DEFAULT_UPSTREAM_SECRET.to_owned()],
             foreign_upstreams: Vec::new(),
+            predecessor_secrets: Vec::new(),
         }
     }
 }
@@ -184,22 +189,20 @@ impl KubeSource {
         let (events, messages) = mpsc::channel(MESSAGES);
 
         let mut credentials = Credentials::default();
-        let mut secret_lists = 0;
-        for name in BTreeSet::from_iter(&options.upstream_secret_names) {
-            for namespace in &namespaces {
-                let list = credentials.add(name.clone(), namespace.clone());
-                secret_lists += 1;
-                let secrets = Watch {
-                    target: Target {
-                        resource: Resource::Secret { name: name.clone() },
-                        namespace: namespace.clone(),
-                    },
-                    access: access.clone(),
-                    events: events.clone(),
-                    wrap: Box::new(move |event| Message::Secrets(list, event)),
-                };
-                tasks.spawn("kube secrets", secrets.run(tasks.clone()));
-            }
+        let secrets = secrets(&options, &namespaces);
+        let secret_lists = secrets.len();
+        for (name, namespace, form) in secrets {
+            let list = credentials.add(name.clone(), namespace.clone(), form);
+            let secrets = Watch {
+                target: Target {
+                    resource: Resource::Secret { name },
+                    namespace,
+                },
+                access: access.clone(),
+                events: events.clone(),
+                wrap: Box::new(move |event| Message::Secrets(list, event)),
+            };
+            tasks.spawn("kube secrets", secrets.run(tasks.clone()));
         }
         for (list, namespace) in namespaces.iter().enumerate() {
             let offers = Watch {
@@ -221,7 +224,13 @@ impl KubeSource {
             bound_hosts: BTreeSet::new(),
         };
         let informer = Informer {
-            store: Store::new(namespaces.len(), translation, credentials).observed_by(observations),
+            store: Store::new(
+                namespaces.len(),
+                translation,
+                options.predecessor_secrets,
+                credentials,
+            )
+            .observed_by(observations),
             troubles: vec![None; namespaces.len()],
             secret_troubles: vec![None; secret_lists],
             degraded,
@@ -246,6 +255,29 @@ fn namespaces(options: &KubeOptions) -> Vec<Option<String>> {
     }
     let named = BTreeSet::from_iter(&options.namespaces);
     named.into_iter().cloned().map(Some).collect()
+}
+
+/// The Secrets to read: name, namespace (`None` is all of them), and how they are understood.
+fn secrets(
+    options: &KubeOptions,
+    namespaces: &[Option<String>],
+) -> Vec<(String, Option<String>, Form)> {
+    let mut lists = Vec::new();
+    for name in BTreeSet::from_iter(&options.upstream_secret_names) {
+        for namespace in namespaces {
+            lists.push((name.clone(), namespace.clone(), Form::Labelled));
+        }
+    }
+    for secret in &options.predecessor_secrets {
+        let form = if secret.name == predecessor::HERMES {
+            Form::Hermes
+        } else {
+            Form::Litellm
+        };
+        let namespace = Some(secret.namespace.clone());
+        lists.push((secret.name.to_owned(), namespace, form));
+    }
+    lists
 }
 
 impl Informer {

@@ -6,7 +6,7 @@
 //! foreign owner only as "another namespace" (O7), and nothing is added to that here.
 
 use crate::crd::{Condition, Reason};
-use crate::table::{Gate, OfferEntry, Report, ReportedState, RouteReport};
+use crate::table::{Gate, Report, ReportedState, RouteReport};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -32,9 +32,12 @@ pub(super) fn offers(report: &Report) -> impl Iterator<Item = OfferRows> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let (start, first) = (at, offer(report, at)?);
+            let (start, first) = (at, report.offer(at)?);
             at += 1;
-            while offer(report, at).is_some_and(|next| Arc::ptr_eq(next, first)) {
+            while report
+                .offer(at)
+                .is_some_and(|next| Arc::ptr_eq(next, first))
+            {
                 at += 1;
             }
             if let Some(uid) = first.uid.clone() {
@@ -47,17 +50,7 @@ pub(super) fn offers(report: &Report) -> impl Iterator<Item = OfferRows> + '_ {
 
 /// The rows of one offer.
 pub(super) fn rows(report: &Report, range: Range<usize>) -> Vec<Cow<'_, RouteReport>> {
-    range.filter_map(|position| row(report, position)).collect()
-}
-
-// The two that know how a report keeps its rows.
-
-fn offer(report: &Report, position: usize) -> Option<&Arc<OfferEntry>> {
-    report.routes.get(position).map(|row| &row.offer)
-}
-
-fn row(report: &Report, position: usize) -> Option<Cow<'_, RouteReport>> {
-    report.routes.get(position).map(Cow::Borrowed)
+    range.filter_map(|position| report.row(position)).collect()
 }
 
 /// Everything of the rows that [`condition`] reads, in eight bytes: cheaper than the text.
@@ -187,7 +180,7 @@ fn cut(message: String) -> String {
 mod tests {
     use super::*;
     use crate::offer::{Owner, Settle};
-    use crate::table::AcceptReport;
+    use crate::table::{AcceptReport, OfferEntry};
 
     fn entry(uid: &str) -> Arc<OfferEntry> {
         Arc::new(OfferEntry {
@@ -349,16 +342,14 @@ mod tests {
         file.offer_generation = None;
         let mut closed = live(&entry("u"), "/old");
         closed.offer_generation = None;
-        let report = Report {
-            routes: vec![
-                file,
-                live(&first, "/1"),
-                live(&first, "/2"),
-                live(&second, "/3"),
-                closed,
-            ],
-            ..Report::default()
-        };
+        let rows_of_all = vec![
+            file,
+            live(&first, "/1"),
+            live(&first, "/2"),
+            live(&second, "/3"),
+            closed,
+        ];
+        let report = Report::new(Vec::new(), rows_of_all);
         let found: Vec<_> = offers(&report)
             .filter(|offer| condition(&rows(&report, offer.range.clone())).is_some())
             .map(|offer| (offer.uid.to_string(), offer.range))

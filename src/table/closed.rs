@@ -11,28 +11,39 @@
 //! because a record written too early could replace the one that reserves the path.
 
 use super::PathRecord;
+use super::edges::Keyed;
+use super::prepare::Piece;
 use crate::route::{Pattern, literal_prefix};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// All records by path.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// By host, then by pattern text without a trailing slash; nested to be asked by reference.
-    records: HashMap<Option<String>, HashMap<String, Entry>>,
+    /// By host and pattern text without a trailing slash.
+    records: HashTable<Entry>,
+    keyed: Keyed,
     /// Whether the ledger was read.
     pub(super) remembered: bool,
     /// Counts reconciliations; an entry that one did not touch is absent.
     round: u64,
     /// Counts changes of what is closed.
     version: u64,
+    /// What is closed, as of a version.
+    closed: Option<(u64, Arc<[Arc<PathRecord>]>)>,
+    /// Whether any entry is unsaved.
+    unsaved: bool,
     removals: Vec<PathRecord>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    record: PathRecord,
+    record: Arc<PathRecord>,
     seen: u64,
     /// Whether the ledger has yet to be told.
     unsaved: bool,
@@ -42,7 +53,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Closure {
     /// The record.
-    pub(super) record: PathRecord,
+    pub(super) record: Arc<PathRecord>,
     /// What is closed.
     pub(super) pattern: Pattern,
     /// Whether it is the collapsed base of an offer that is gone, not the record's own pattern.
@@ -59,16 +70,14 @@ impl Known {
             match self.get_mut(&record) {
                 // The same owner: what this process saw last is newer.
                 Some(mine) if mine.record.same_owner(&record) => {
-                    mine.unsaved = mine.record != record;
+                    mine.unsaved = *mine.record != record;
+                    let is_newer = mine.unsaved;
                     if !mine.record.same_offer(&record) {
                         self.removals.push(record);
                     }
+                    self.unsaved |= is_newer;
                 }
-                Some(_) | None => self.put(Entry {
-                    record,
-                    seen: 0,
-                    unsaved: false,
-                }),
+                Some(_) | None => self.put(&Arc::new(record), 0, false),
             }
         }
         self.remembered = true;
@@ -91,33 +100,76 @@ impl Known {
     }
 
     fn get(&self, record: &PathRecord) -> Option<&Entry> {
-        self.records.get(&record.host)?.get(place(record))
+        let hash = self.keyed.hash_one(key(record));
+        self.records
+            .find(hash, |entry| key(&entry.record) == key(record))
     }
 
     fn get_mut(&mut self, record: &PathRecord) -> Option<&mut Entry> {
-        self.records.get_mut(&record.host)?.get_mut(place(record))
+        let hash = self.keyed.hash_one(key(record));
+        self.records
+            .find_mut(hash, |entry| key(&entry.record) == key(record))
     }
 
-    fn put(&mut self, entry: Entry) {
-        let patterns = self.records.entry(entry.record.host.clone()).or_default();
-        patterns.insert(place(&entry.record).to_owned(), entry);
+    /// Puts a record at its place, whatever stood there.
+    fn put(&mut self, record: &Arc<PathRecord>, seen: u64, unsaved: bool) {
+        let Self { records, keyed, .. } = self;
+        let place = records.entry(
+            keyed.hash_one(key(record)),
+            |entry| key(&entry.record) == key(record),
+            |entry| keyed.hash_one(key(&entry.record)),
+        );
+        let entry = Entry {
+            record: record.clone(),
+            seen,
+            unsaved,
+        };
+        match place {
+            Place::Occupied(mut there) => *there.get_mut() = entry,
+            Place::Vacant(vacant) => {
+                vacant.insert(entry);
+            }
+        }
+        self.unsaved |= unsaved;
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.records.values().flat_map(HashMap::values)
+    fn take(&mut self, record: &PathRecord) -> Option<Entry> {
+        let hash = self.keyed.hash_one(key(record));
+        let found = self
+            .records
+            .find_entry(hash, |entry| key(&entry.record) == key(record));
+        found.ok().map(|entry| entry.remove().0)
+    }
+
+    /// All closed records, in order.
+    fn closed(&mut self) -> Arc<[Arc<PathRecord>]> {
+        match &self.closed {
+            Some((version, closed)) if *version == self.version => closed.clone(),
+            Some(_) | None => {
+                let records = self.records.iter().map(|entry| &entry.record);
+                let mut closed: Vec<_> = records
+                    .filter(|record| record.closed_at.is_some())
+                    .cloned()
+                    .collect();
+                closed.sort_unstable();
+                let closed: Arc<[_]> = closed.into();
+                self.closed = Some((self.version, closed.clone()));
+                closed
+            }
+        }
     }
 
     /// Closes the live records that no present offer declares any more.
     pub(super) fn close_absent<'a>(
         &mut self,
-        declared: impl Iterator<Item = &'a PathRecord>,
+        declared: impl Iterator<Item = &'a Arc<Piece>>,
         now: Timestamp,
     ) {
         self.round += 1;
-        for record in declared {
-            let round = self.round;
-            if let Some(entry) = self.get_mut(record)
-                && entry.record.same_offer(record)
+        let round = self.round;
+        for piece in declared.filter(|piece| piece.is_recorded()) {
+            if let Some(entry) = self.get_mut(&piece.record)
+                && entry.is_of(&piece.record)
             {
                 entry.seen = round;
             }
@@ -125,49 +177,49 @@ impl Known {
         self.close_unseen(now);
     }
 
-    /// Records what is live now. `free` are patterns their owner made free explicitly. Live records
-    /// that are in neither close if `complete`.
+    /// Records what is live now, given the routes of the accepted offers: those that are gated, and
+    /// the patterns that their owner made free explicitly. Live records that are in neither close if
+    /// `complete`.
     pub(super) fn reconcile<'a>(
         &mut self,
-        live: impl Iterator<Item = &'a PathRecord>,
-        free: impl Iterator<Item = &'a PathRecord>,
+        accepted: impl Iterator<Item = &'a Arc<Piece>> + Clone,
         complete: bool,
         now: Timestamp,
     ) {
         self.round += 1;
         let round = self.round;
-        for record in live {
-            if let Some(entry) = self.get_mut(record) {
-                // The first of two equal patterns is the one that is served.
-                if entry.seen == round {
-                    continue;
-                }
-                if entry.record == *record {
-                    entry.seen = round;
-                    continue;
-                }
-                let old = std::mem::replace(&mut entry.record, record.clone());
-                entry.seen = round;
-                entry.unsaved = true;
-                if !old.same_offer(record) || old.pattern != record.pattern {
-                    self.removals.push(old);
-                }
-                self.version += 1;
-            } else {
-                self.put(Entry {
-                    record: record.clone(),
-                    seen: round,
-                    unsaved: true,
-                });
+        for piece in accepted.clone().filter(|piece| piece.is_recorded()) {
+            let record = &piece.record;
+            let Some(entry) = self.get_mut(record) else {
+                self.put(record, round, true);
+                continue;
+            };
+            // The first of two equal patterns is the one that is served.
+            if entry.seen == round {
+                continue;
             }
+            entry.seen = round;
+            if Arc::ptr_eq(&entry.record, record) {
+                continue;
+            }
+            let old = std::mem::replace(&mut entry.record, record.clone());
+            if *old == **record {
+                continue;
+            }
+            entry.unsaved = true;
+            self.unsaved = true;
+            if !old.same_offer(record) || old.pattern != record.pattern {
+                self.removals.push(PathRecord::clone(&old));
+            }
+            self.version += 1;
         }
-        for record in free {
+        for piece in accepted.filter(|piece| piece.is_freed()) {
+            let record = &piece.record;
             let outlived = self
                 .get(record)
                 .is_some_and(|entry| entry.seen != round && entry.record.same_owner(record));
-            if outlived && let Some(patterns) = self.records.get_mut(&record.host) {
-                self.removals
-                    .extend(patterns.remove(place(record)).map(|entry| entry.record));
+            if outlived && let Some(entry) = self.take(record) {
+                self.removals.push(PathRecord::clone(&entry.record));
                 self.version += 1;
             }
         }
@@ -177,10 +229,14 @@ impl Known {
     }
 
     fn close_unseen(&mut self, now: Timestamp) {
-        for entry in self.records.values_mut().flat_map(HashMap::values_mut) {
-            if entry.record.closed_at.is_none() && entry.seen != self.round {
-                entry.record.closed_at = Some(now);
+        for entry in &mut self.records {
+            if entry.seen != self.round && entry.record.closed_at.is_none() {
+                entry.record = Arc::new(PathRecord {
+                    closed_at: Some(now),
+                    ..PathRecord::clone(&entry.record)
+                });
                 entry.unsaved = true;
+                self.unsaved = true;
                 self.version += 1;
             }
         }
@@ -190,18 +246,17 @@ impl Known {
     /// lie in one of `managed` give way to one wall around that whole prefix. The wall is a record
     /// closed at the epoch: it reserves nothing and never ends. What lies outside stays.
     pub(super) fn enforce_cap(&mut self, cap: usize, managed: &[(String, Pattern)]) {
-        let mut by_namespace: HashMap<&str, Vec<(Timestamp, &str)>> = HashMap::new();
-        for Entry { record, .. } in self.entries() {
+        let closed = self.closed();
+        let mut by_namespace: BTreeMap<&str, Vec<(Timestamp, &str)>> = BTreeMap::new();
+        for record in closed.iter() {
             if let Some(closed_at) = record.closed_at
                 && !record.uid.is_empty()
             {
-                by_namespace
-                    .entry(&record.namespace)
-                    .or_default()
-                    .push((closed_at, &record.base));
+                let bases = by_namespace.entry(&record.namespace).or_default();
+                bases.push((closed_at, &record.base));
             }
         }
-        let mut drops: HashMap<(String, String), PathRecord> = HashMap::new();
+        let mut drops: BTreeMap<(String, String), PathRecord> = BTreeMap::new();
         for (namespace, mut bases) in by_namespace {
             if bases.len() <= cap {
                 continue;
@@ -217,11 +272,11 @@ impl Known {
                 };
                 let wall = PathRecord {
                     host: None,
-                    pattern: format!("{}/*", prefix.trim_end_matches('/')),
-                    namespace: namespace.to_owned(),
-                    name: String::new(),
-                    uid: String::new(),
-                    base: prefix.clone(),
+                    pattern: format!("{}/*", prefix.trim_end_matches('/')).into(),
+                    namespace: namespace.into(),
+                    name: Arc::default(),
+                    uid: Arc::default(),
+                    base: prefix.as_str().into(),
                     closed_at: Some(Timestamp::UNIX_EPOCH),
                 };
                 drops.insert((namespace.to_owned(), base.to_owned()), wall);
@@ -236,37 +291,42 @@ impl Known {
             let prefix = literal_prefix(&record.pattern);
             managed.iter().any(|(_, subtree)| subtree.matches(&prefix))
         };
-        for patterns in self.records.values_mut() {
-            patterns.retain(|_, Entry { record, .. }| {
-                let place = (record.namespace.clone(), record.base.clone());
-                let goes = record.closed_at.is_some()
-                    && !record.uid.is_empty()
-                    && drops.contains_key(&place)
-                    && is_walled(record);
-                if goes {
-                    removals.push(record.clone());
-                }
-                !goes
-            });
-        }
+        self.records.retain(|Entry { record, .. }| {
+            let goes = record.closed_at.is_some()
+                && !record.uid.is_empty()
+                && drops.contains_key(&(record.namespace.to_string(), record.base.to_string()))
+                && is_walled(record);
+            if goes {
+                removals.push(PathRecord::clone(record));
+            }
+            !goes
+        });
         for record in drops.into_values() {
             if self.get(&record).is_none() {
-                self.put(Entry {
-                    record,
-                    seen: 0,
-                    unsaved: true,
-                });
+                self.put(&Arc::new(record), 0, true);
             }
         }
         self.version += 1;
     }
 
+    /// The UIDs of the offers that left something closed.
+    pub(super) fn closed_uids(&mut self) -> HashSet<Arc<str>> {
+        let closed = self.closed();
+        let uids = closed.iter().map(|record| &record.uid);
+        uids.filter(|uid| !uid.is_empty()).cloned().collect()
+    }
+
     /// Everything closed, in a stable order. An offer that is gone (`present` does not hold its UID)
     /// also closes its base path (O5).
-    pub(super) fn closures(&self, retention: Duration, present: &HashSet<&str>) -> Vec<Closure> {
+    pub(super) fn closures(
+        &mut self,
+        retention: Duration,
+        present: &HashSet<Arc<str>>,
+    ) -> Vec<Closure> {
         let mut closures: Vec<Closure> = Vec::new();
-        let mut bases = HashSet::new();
-        for Entry { record, .. } in self.entries() {
+        let mut bases: HashMap<_, usize> = HashMap::new();
+        let closed = self.closed();
+        for record in closed.iter() {
             let Some(closed_at) = record.closed_at else {
                 continue;
             };
@@ -280,23 +340,44 @@ impl Known {
                 collapsed: false,
                 until,
             });
-            let gone = !record.uid.is_empty() && !present.contains(record.uid.as_str());
-            if gone
-                && record.base != "/"
-                && let Ok(pattern) = Pattern::subtree(&record.base)
-                && bases.insert((&record.host, &record.base, &record.uid))
-            {
-                let record = record.clone();
-                closures.push(Closure {
-                    record,
-                    pattern,
-                    collapsed: true,
-                    until,
-                });
+            let gone = !record.uid.is_empty() && !present.contains(&record.uid);
+            if !gone || &*record.base == "/" {
+                continue;
+            }
+            // A base stays closed as long as the last of its patterns.
+            let base = (&record.host, &record.base, &record.uid);
+            match bases.get(&base).and_then(|at| closures.get_mut(*at)) {
+                Some(there) if there.until < until => {
+                    there.record = record.clone();
+                    there.until = until;
+                }
+                Some(_) => {}
+                None => {
+                    if let Ok(pattern) = Pattern::subtree(&record.base) {
+                        bases.insert(base, closures.len());
+                        closures.push(Closure {
+                            record: record.clone(),
+                            pattern,
+                            collapsed: true,
+                            until,
+                        });
+                    }
+                }
             }
         }
-        closures.sort_unstable_by(|left, right| left.order().cmp(&right.order()));
+        // Of two at one place the one that lasts longer comes first.
+        let order = |left: &Closure, right: &Closure| {
+            let place = left.order().cmp(&right.order());
+            place.then_with(|| right.until.cmp(&left.until))
+        };
+        closures.sort_by(order);
         closures
+    }
+
+    /// Forgets what it could collect again.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self) {
+        self.closed = None;
     }
 
     /// What must be written to and forgotten by the ledger since the last call; nothing before the
@@ -306,9 +387,11 @@ impl Known {
             return (Vec::new(), Vec::new());
         }
         let mut changes = Vec::new();
-        for entry in self.records.values_mut().flat_map(HashMap::values_mut) {
-            if std::mem::take(&mut entry.unsaved) {
-                changes.push(entry.record.clone());
+        if std::mem::take(&mut self.unsaved) {
+            for entry in &mut self.records {
+                if std::mem::take(&mut entry.unsaved) {
+                    changes.push(PathRecord::clone(&entry.record));
+                }
             }
         }
         changes.sort_unstable();
@@ -317,17 +400,25 @@ impl Known {
 }
 
 impl Closure {
-    fn order(&self) -> (&Option<String>, &str, bool) {
+    fn order(&self) -> (&Option<Arc<str>>, &str, bool) {
         (&self.record.host, self.pattern.as_str(), self.collapsed)
     }
 }
 
-/// The place of a record among those of its host: its pattern without a trailing slash.
-fn place(record: &PathRecord) -> &str {
-    match record.pattern.trim_end_matches('/') {
+impl Entry {
+    /// Whether its record is of the same offer as `record`; nearly always it is that very one.
+    fn is_of(&self, record: &Arc<PathRecord>) -> bool {
+        Arc::ptr_eq(&self.record, record) || self.record.same_offer(record)
+    }
+}
+
+/// What a record is found by: its host, and its pattern without a trailing slash.
+fn key(record: &PathRecord) -> (Option<&str>, &str) {
+    let place = match record.pattern.trim_end_matches('/') {
         "" => "/",
         trimmed => trimmed,
-    }
+    };
+    (record.host.as_deref(), place)
 }
 
 impl PathRecord {

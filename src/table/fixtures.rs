@@ -220,11 +220,7 @@ impl World {
     /// State and reason of the rows with this offer name.
     pub(super) fn rows(&self, name: &str) -> Vec<(ReportedState, &'static str)> {
         let table = self.reader.load();
-        let rows = table
-            .report
-            .routes
-            .iter()
-            .filter(|row| &*row.offer.name == name);
+        let rows = table.report.rows().filter(|row| &*row.offer.name == name);
         rows.map(|row| (row.state, row.reason.unwrap_or("")))
             .collect()
     }

@@ -7,6 +7,7 @@
 //! if it is at least as specific, that is, if somebody wrote it for exactly that place. The same
 //! holds for a closed pattern and a free route of one host.
 
+use super::edges::Keyed;
 use super::trie::Trie;
 use crate::route::Pattern;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use std::collections::HashMap;
 pub(super) struct Index {
     marks: Vec<Mark>,
     hostless: Site,
-    hosts: HashMap<Box<str>, Site>,
+    hosts: HashMap<Box<str>, Site, Keyed>,
 }
 
 /// The patterns of one host, or of none.
@@ -79,11 +80,12 @@ const LITERAL_SHIFT: u32 = 30;
 const ORDER_MASK: u32 = (1 << LITERAL_SHIFT) - 1;
 
 impl Index {
-    pub(super) fn new() -> Self {
+    /// An empty index with room for so many patterns without a host.
+    pub(super) fn new(patterns: usize) -> Self {
         Self {
-            marks: Vec::new(),
-            hostless: Site::new(),
-            hosts: HashMap::new(),
+            marks: Vec::with_capacity(patterns),
+            hostless: Site::new(patterns),
+            hosts: HashMap::default(),
         }
     }
 
@@ -102,7 +104,10 @@ impl Index {
     ) -> Option<MarkKind> {
         let site = match host {
             None => &mut self.hostless,
-            Some(host) => self.hosts.entry(host.into()).or_insert_with(Site::new),
+            Some(host) => match self.hosts.get_mut(host) {
+                Some(site) => site,
+                None => self.hosts.entry(host.into()).or_insert(Site::new(0)),
+            },
         };
         let value = u32::try_from(self.marks.len()).ok()?;
         if let Some(there) = site.exact_case.insert(pattern, value) {
@@ -160,9 +165,9 @@ impl Index {
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(patterns: usize) -> Self {
         Self {
-            exact_case: Trie::new(),
+            exact_case: Trie::new(patterns),
             folded: Trie::folded(),
         }
     }

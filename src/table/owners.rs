@@ -9,29 +9,29 @@
 //! The cost is linear in claims: each claim walks its own segments, and every node knows in summary
 //! who holds something below it.
 
+mod tree;
+
+use self::tree::{Step, Tree, folded};
+use super::edges::Keyed;
+use super::prepare::Piece;
 use crate::pricing::PathOwner;
-use crate::route::{Glob, Pattern, Segment, Tail};
+use crate::route::{Pattern, Tail};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// One subtree that an offer wants.
-#[derive(Debug, Clone)]
-pub(super) struct Claim {
-    /// Folded literal segments.
-    pub(super) segments: Vec<String>,
-    /// The ledger remembers this very offer serving it: it does not wait for it (O3).
-    pub(super) incumbent: bool,
-}
-
 /// One offer of a namespace that asks for its paths.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate<'a> {
     pub(super) namespace: &'a Arc<str>,
     pub(super) hostname: Option<&'a Arc<str>>,
-    /// Folded segments of its base path.
-    pub(super) base: Option<&'a [String]>,
-    pub(super) claims: Vec<Claim>,
+    /// The subtree of its base path.
+    pub(super) base: Option<&'a Pattern>,
+    pub(super) pieces: &'a [Arc<Piece>],
 }
+
+/// One subtree that an offer wants: folded literal segments.
+type Claim<'a> = Vec<Cow<'a, str>>;
 
 /// What the operator holds by the file, or a closed path reserves.
 #[derive(Debug)]
@@ -63,14 +63,17 @@ pub(super) struct Rejection {
 const RESERVED_ROOTS: [&str; 5] = ["api", "openapi.json", "skill.md", "rpc", ".well-known"];
 
 /// Decides all offers. `candidates` must be in order of age; verdicts come in the same order.
+/// `is_incumbent` tells whether the ledger remembers this very offer serving a pattern: it does not
+/// wait for it (O3).
 pub(super) fn decide(
     operator: &[Holding<'_>],
     reserved: &[Holding<'_>],
     candidates: &[Candidate<'_>],
     path_owners: &[PathOwner],
+    is_incumbent: impl Fn(&Piece) -> bool,
 ) -> Vec<Option<Rejection>> {
     let bindings = Bindings::new(path_owners);
-    let mut owners = Owners::new(&bindings);
+    let mut owners = Owners::new(&bindings, candidates.len());
     for holding in operator {
         owners.hold(holding, |domain| &mut domain.operator);
     }
@@ -79,19 +82,29 @@ pub(super) fn decide(
     }
     candidates
         .iter()
-        .map(|candidate| owners.admit(candidate).err())
+        .map(|candidate| owners.admit(candidate, &is_incumbent).err())
         .collect()
 }
 
 /// The subtree that a pattern claims: its whole literal segments, folded.
-pub(super) fn claim_of(pattern: &Pattern) -> Vec<String> {
-    pattern.literal_segments().map_while(fold).collect()
+pub(super) fn claim_of(pattern: &Pattern) -> Claim<'_> {
+    let mut claim = Vec::with_capacity(pattern.segments().len());
+    claim.extend(pattern.literal_segments().map_while(fold));
+    claim
 }
 
 /// A segment as the most lenient upstream reads it.
-fn fold(segment: &str) -> Option<String> {
+fn fold(segment: &str) -> Option<Cow<'_, str>> {
     let name = segment.split(';').next().unwrap_or(segment);
-    (!name.is_empty()).then(|| name.to_ascii_lowercase())
+    if name.is_empty() {
+        return None;
+    }
+    let has_uppercase = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    Some(if has_uppercase {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    })
 }
 
 /// `pathOwners`, indexed.
@@ -117,7 +130,7 @@ impl<'a> Bindings<'a> {
                     .extend(&entry.namespaces);
             }
             if let Some(prefix) = &entry.prefix {
-                let segments: Vec<String> = prefix.split('/').filter_map(fold).collect();
+                let segments: Claim<'_> = prefix.split('/').filter_map(fold).collect();
                 bindings
                     .prefixes
                     .entry(key(&segments))
@@ -129,7 +142,7 @@ impl<'a> Bindings<'a> {
     }
 
     /// Whether the operator gave this subtree, or a part of it, to others.
-    fn forbids(&self, namespace: &Arc<str>, segments: &[String]) -> bool {
+    fn forbids(&self, namespace: &Arc<str>, segments: &[Cow<'_, str>]) -> bool {
         if self.prefixes.is_empty() {
             return false;
         }
@@ -152,7 +165,7 @@ impl<'a> Bindings<'a> {
     }
 }
 
-fn key(segments: &[String]) -> String {
+fn key(segments: &[Cow<'_, str>]) -> String {
     let mut key = String::from("/");
     for segment in segments {
         key.push_str(segment);
@@ -165,7 +178,7 @@ fn key(segments: &[String]) -> String {
 #[derive(Debug)]
 struct Owners<'a> {
     bindings: &'a Bindings<'a>,
-    ids: HashMap<Box<str>, u32>,
+    ids: HashMap<Box<str>, u32, Keyed>,
     hostless: Domain,
     hosts: HashMap<Box<str>, Domain>,
 }
@@ -181,11 +194,14 @@ struct Domain {
 const OPERATOR: u32 = 0;
 
 impl<'a> Owners<'a> {
-    fn new(bindings: &'a Bindings<'a>) -> Self {
+    fn new(bindings: &'a Bindings<'a>, candidates: usize) -> Self {
         Self {
             bindings,
-            ids: HashMap::new(),
-            hostless: Domain::default(),
+            ids: HashMap::default(),
+            hostless: Domain {
+                live: Tree::with_capacity(candidates),
+                ..Domain::default()
+            },
             hosts: HashMap::new(),
         }
     }
@@ -213,7 +229,8 @@ impl<'a> Owners<'a> {
         let pattern = holding.pattern;
         match holding.holder {
             Holder::Operator => {
-                let folded: Vec<Option<String>> = pattern.segments().iter().map(folded).collect();
+                let folded: Vec<Option<Cow<'_, str>>> =
+                    pattern.segments().iter().map(folded).collect();
                 let steps = pattern.segments().iter().zip(&folded).map(Step::of);
                 let exact = pattern.tail() == Tail::Exact;
                 tree(self.domain(holding.hostname)).insert(steps, exact, OPERATOR);
@@ -228,7 +245,11 @@ impl<'a> Owners<'a> {
     }
 
     /// Admits an offer with all its claims, or none.
-    fn admit(&mut self, candidate: &Candidate<'_>) -> Result<(), Rejection> {
+    fn admit(
+        &mut self,
+        candidate: &Candidate<'_>,
+        is_incumbent: impl Fn(&Piece) -> bool,
+    ) -> Result<(), Rejection> {
         let id = self.id(candidate.namespace);
         let hostname = candidate.hostname.map(|host| &**host);
         if let Some(namespaces) = hostname.and_then(|host| self.bindings.hosts.get(host))
@@ -239,16 +260,37 @@ impl<'a> Owners<'a> {
                 "belongs to another namespace",
             ));
         }
-        for claim in &candidate.claims {
-            self.check(candidate, claim, id, hostname)?;
+        let base = candidate.base.map(claim_of);
+        // The base comes last, and once: most offers have one route, which is their base.
+        let mut claims: Vec<Claim<'_>> = Vec::with_capacity(candidate.pieces.len() + 1);
+        for claim in candidate
+            .pieces
+            .iter()
+            .map(|piece| claim_of(&piece.pattern))
+        {
+            if claims.last() != Some(&claim) {
+                claims.push(claim);
+            }
+        }
+        if let Some(base) = &base
+            && claims.last() != Some(base)
+        {
+            claims.push(base.clone());
+        }
+        for claim in &claims {
+            let incumbent = || {
+                let mut pieces = candidate.pieces.iter();
+                pieces.any(|piece| {
+                    (base.as_ref() == Some(claim) || claim_of(&piece.pattern) == *claim)
+                        && is_incumbent(piece)
+                })
+            };
+            self.check(candidate, base.as_deref(), claim, id, incumbent)?;
         }
         let live = &mut self.domain(hostname).live;
-        for claim in &candidate.claims {
-            live.insert(
-                claim.segments.iter().map(|segment| Step::Literal(segment)),
-                false,
-                id,
-            );
+        for claim in &claims {
+            let steps = claim.iter().map(|segment| Step::Literal(segment));
+            live.insert(steps, false, id);
         }
         Ok(())
     }
@@ -256,34 +298,35 @@ impl<'a> Owners<'a> {
     fn check(
         &mut self,
         candidate: &Candidate<'_>,
-        claim: &Claim,
+        base: Option<&[Cow<'_, str>]>,
+        claim: &[Cow<'_, str>],
         id: u32,
-        hostname: Option<&str>,
+        is_incumbent: impl Fn() -> bool,
     ) -> Result<(), Rejection> {
-        let path = || format!("\"/{}\"", claim.segments.join("/"));
-        if is_reserved(&claim.segments, candidate.base) {
+        let path = || format!("\"/{}\"", claim.join("/"));
+        if is_reserved(claim, base) {
             return Err(Rejection {
                 code: "ReservedPath",
                 detail: format!("{} is reserved: choose another path", path()),
             });
         }
-        if self.bindings.forbids(candidate.namespace, &claim.segments) {
+        if self.bindings.forbids(candidate.namespace, claim) {
             return Err(Rejection::conflict(&path(), "belongs to another namespace"));
         }
-        if self.hostless.operator.conflicts(&claim.segments, id) {
+        if self.hostless.operator.conflicts(claim, id) {
             return Err(Rejection::conflict(
                 &path(),
                 "is served by the operator's own configuration",
             ));
         }
-        let domain = self.domain(hostname);
-        if domain.operator.conflicts(&claim.segments, id) {
+        let domain = self.domain(candidate.hostname.map(|host| &**host));
+        if domain.operator.conflicts(claim, id) {
             return Err(Rejection::conflict(
                 &path(),
                 "is served by the operator's own configuration",
             ));
         }
-        if !claim.incumbent && domain.reserved.conflicts(&claim.segments, id) {
+        if domain.reserved.conflicts(claim, id) && !is_incumbent() {
             return Err(Rejection {
                 code: "PathReserved",
                 detail: format!(
@@ -293,7 +336,7 @@ impl<'a> Owners<'a> {
                 ),
             });
         }
-        if domain.live.conflicts(&claim.segments, id) {
+        if domain.live.conflicts(claim, id) {
             return Err(Rejection::conflict(&path(), "belongs to another namespace"));
         }
         Ok(())
@@ -310,169 +353,14 @@ impl Rejection {
 }
 
 /// Compat 1.18: reserved roots, exactly `/` and `/services`, and `/auth` inside an offer.
-fn is_reserved(segments: &[String], base: Option<&[String]>) -> bool {
+fn is_reserved(segments: &[Cow<'_, str>], base: Option<&[Cow<'_, str>]>) -> bool {
     match segments {
         [] => true,
-        [root, ..] if RESERVED_ROOTS.contains(&root.as_str()) => true,
+        [root, ..] if RESERVED_ROOTS.contains(&&**root) => true,
         [root] if root == "services" => true,
         _ => base
             .and_then(|base| segments.strip_prefix(base))
-            .and_then(<[String]>::first)
+            .and_then(<[Cow<'_, str>]>::first)
             .is_some_and(|inside| inside == "auth"),
-    }
-}
-
-/// One segment of what is held.
-#[derive(Debug, Clone, Copy)]
-enum Step<'a> {
-    Literal(&'a str),
-    Glob(&'a Glob),
-    /// A literal that a lenient upstream reads as nothing at all (`;x`).
-    Any,
-}
-
-impl<'a> Step<'a> {
-    fn of((segment, folded): (&'a Segment, &'a Option<String>)) -> Self {
-        match (segment, folded) {
-            (Segment::Glob(glob), _) => Self::Glob(glob),
-            (Segment::Literal(_), Some(text)) => Self::Literal(text),
-            (Segment::Literal(_), None) => Self::Any,
-        }
-    }
-}
-
-/// The folded text of a literal segment.
-fn folded(segment: &Segment) -> Option<String> {
-    match segment {
-        Segment::Literal(text) => fold(text),
-        Segment::Glob(_) => None,
-    }
-}
-
-/// Holders by subtree.
-#[derive(Debug)]
-struct Tree {
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    literals: HashMap<Box<str>, u32>,
-    /// `None` matches every segment.
-    globs: Vec<(Option<Glob>, u32)>,
-    /// Who holds this subtree.
-    here: Holders,
-    /// Who holds exactly this path.
-    exact: Holders,
-    /// Who holds anything below.
-    below: Holders,
-}
-
-/// A summary of holders: enough to tell whether anybody else is among them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Holders {
-    #[default]
-    None,
-    One(u32),
-    Many,
-}
-
-impl Holders {
-    fn add(&mut self, id: u32) {
-        *self = match *self {
-            Self::None => Self::One(id),
-            Self::One(there) if there == id => Self::One(id),
-            Self::One(_) | Self::Many => Self::Many,
-        };
-    }
-
-    fn has_other_than(self, id: u32) -> bool {
-        match self {
-            Self::None => false,
-            Self::One(there) => there != id,
-            Self::Many => true,
-        }
-    }
-}
-
-impl Default for Tree {
-    fn default() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-        }
-    }
-}
-
-impl Tree {
-    fn insert<'s>(&mut self, steps: impl Iterator<Item = Step<'s>>, exact: bool, id: u32) {
-        let mut at = 0_u32;
-        for step in steps {
-            let new = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-            let Some(node) = self.nodes.get_mut(at as usize) else {
-                return;
-            };
-            node.below.add(id);
-            at = match step {
-                Step::Literal(text) => match node.literals.get(text) {
-                    Some(child) => *child,
-                    None => *node.literals.entry(text.into()).or_insert(new),
-                },
-                Step::Glob(glob) => node.glob_child(Some(glob), new),
-                Step::Any => node.glob_child(None, new),
-            };
-            if at == new {
-                self.nodes.push(Node::default());
-            }
-        }
-        if let Some(node) = self.nodes.get_mut(at as usize) {
-            if exact {
-                &mut node.exact
-            } else {
-                &mut node.here
-            }
-            .add(id);
-        }
-    }
-
-    /// Whether somebody else holds the subtree, a part of it, or a subtree around it.
-    fn conflicts(&self, segments: &[String], id: u32) -> bool {
-        self.conflicts_from(0, segments, id)
-    }
-
-    fn conflicts_from(&self, at: u32, segments: &[String], id: u32) -> bool {
-        let Some(node) = self.nodes.get(at as usize) else {
-            return false;
-        };
-        if node.here.has_other_than(id) {
-            return true;
-        }
-        let Some((segment, rest)) = segments.split_first() else {
-            return node.exact.has_other_than(id) || node.below.has_other_than(id);
-        };
-        let literal = node.literals.get(segment.as_str()).copied();
-        let globs = node
-            .globs
-            .iter()
-            .filter(|(glob, _)| {
-                glob.as_ref()
-                    .is_none_or(|glob| glob.matches_folded(segment))
-            })
-            .map(|(_, child)| *child);
-        literal
-            .into_iter()
-            .chain(globs)
-            .any(|child| self.conflicts_from(child, rest, id))
-    }
-}
-
-impl Node {
-    fn glob_child(&mut self, glob: Option<&Glob>, new: u32) -> u32 {
-        match self.globs.iter().find(|(there, _)| there.as_ref() == glob) {
-            Some((_, child)) => *child,
-            None => {
-                self.globs.push((glob.cloned(), new));
-                new
-            }
-        }
     }
 }

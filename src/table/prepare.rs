@@ -1,39 +1,50 @@
 //! An offer made ready for ownership: patterns compiled, troubles collected, records named.
 //!
+//! A [`Lineage`] is what an offer is apart from its routes; a [`Piece`] is one route of it, compiled
+//! as far as it goes alone. A piece depends on its lineage and its route and on nothing else, neither
+//! settings nor time, so it lives as long as both are unchanged.
+//!
 //! Nothing is dropped here. What cannot be understood keeps its place as a pattern that answers 503
 //! (R3): its own pattern where that compiles, else the whole literal segments it starts with.
 
-use super::owners::{Candidate, Claim, claim_of};
+use super::owners::claim_of;
 use super::{OfferEntry, PathRecord};
 use crate::offer::{Gate, Offer, Owner, Problem, Route};
 use crate::route::{Pattern, literal_prefix};
+use jiff::Timestamp;
 use std::sync::Arc;
 
-/// An offer, compiled as far as it goes alone.
+/// An offer without its routes.
 #[derive(Debug)]
-pub(super) struct Prepared<'a> {
+pub(super) struct Lineage {
     pub(super) source: &'static str,
-    pub(super) offer: &'a Offer,
     pub(super) entry: Arc<OfferEntry>,
+    pub(super) owner: Owner,
+    pub(super) generation: Option<i64>,
+    pub(super) created: Option<Timestamp>,
+    pub(super) base_path: Option<Arc<str>>,
+    pub(super) hostname: Option<Arc<str>>,
+    problems: Vec<Problem>,
     /// The subtree of the base path.
     pub(super) base: Option<Pattern>,
-    base_claim: Option<Vec<String>>,
-    pub(super) routes: Vec<PreparedRoute<'a>>,
+    trouble: Option<Trouble>,
 }
 
 /// A route, compiled as far as it goes alone.
 #[derive(Debug)]
-pub(super) struct PreparedRoute<'a> {
+pub(super) struct Piece {
+    pub(super) lineage: Arc<Lineage>,
     /// `None` for the base path of a broken offer that has no routes.
-    pub(super) route: Option<&'a Route>,
+    pub(super) route: Option<Arc<Route>>,
     /// Text as configured.
     pub(super) text: Arc<str>,
     /// What is compiled; its literal prefix where the text does not compile.
     pub(super) pattern: Pattern,
-    pub(super) gate: Gate,
-    pub(super) trouble: Option<Trouble>,
+    /// Stable identity across generations (M6): host, pattern, offer.
+    pub(super) key: Arc<str>,
+    pub(super) trouble: Option<Arc<Trouble>>,
     /// How the ledger names it.
-    pub(super) record: PathRecord,
+    pub(super) record: Arc<PathRecord>,
 }
 
 /// Why a route is misconfigured.
@@ -43,53 +54,76 @@ pub(super) struct Trouble {
     pub(super) detail: String,
 }
 
-impl<'a> Prepared<'a> {
-    pub(super) fn new(source: &'static str, offer: &'a Offer) -> Self {
+impl Lineage {
+    pub(super) fn new(source: &'static str, offer: &Offer) -> Self {
         let entry = Arc::new(OfferEntry {
             namespace: offer.namespace.clone(),
             name: offer.name.clone(),
             uid: offer.uid.clone(),
         });
-        let mut shared = Trouble::of(&offer.problems);
+        let mut trouble = Trouble::of(&offer.problems);
         let base = offer.base_path.as_deref().and_then(|path| {
             Pattern::subtree(path)
                 .inspect_err(|error| {
-                    shared.get_or_insert_with(|| Trouble::new("invalid_path", error.to_string()));
+                    trouble.get_or_insert_with(|| Trouble::new("invalid_path", error.to_string()));
                 })
                 .or_else(|_| Pattern::subtree(&literal_prefix(path)))
                 .ok()
         });
-        let base_claim = base.as_ref().map(claim_of);
-        let mut prepared = Self {
+        Self {
             source,
-            offer,
             entry,
+            owner: offer.owner.clone(),
+            generation: offer.generation,
+            created: offer.created,
+            base_path: offer.base_path.clone(),
+            hostname: offer.hostname.clone(),
+            problems: offer.problems.clone(),
             base,
-            base_claim,
-            routes: Vec::with_capacity(offer.routes.len()),
-        };
-        for route in &offer.routes {
-            let route = prepared.route(route, shared.as_ref());
-            prepared.routes.push(route);
+            trouble,
         }
-        if let (true, Some(trouble), Some(base)) = (offer.routes.is_empty(), shared, &prepared.base)
-        {
-            let pattern = base.clone();
-            prepared.routes.push(PreparedRoute {
-                route: None,
-                text: pattern.as_str().into(),
-                gate: Gate::Paid,
-                record: prepared.record(&pattern),
-                pattern,
-                trouble: Some(trouble),
-            });
-        }
-        prepared
     }
 
-    fn route(&self, route: &'a Route, shared: Option<&Trouble>) -> PreparedRoute<'a> {
-        let mut trouble = shared.cloned().or_else(|| Trouble::of(&route.problems));
-        let pattern = Pattern::parse(&route.pattern).or_else(|error| {
+    /// Whether `offer` is the same apart from its routes and phase.
+    pub(super) fn is_of(&self, offer: &Offer) -> bool {
+        self.is_at(offer) && self.generation == offer.generation && self.problems == offer.problems
+    }
+
+    /// Whether `offer` has the same names, owner, age and base: everything that decides about paths.
+    pub(super) fn is_at(&self, offer: &Offer) -> bool {
+        self.names(offer)
+            && self.owner == offer.owner
+            && self.created == offer.created
+            && self.base_path == offer.base_path
+            && self.hostname == offer.hostname
+    }
+
+    /// Whether `offer` is this one, in another state perhaps.
+    pub(super) fn names(&self, offer: &Offer) -> bool {
+        self.entry.namespace == offer.namespace
+            && self.entry.name == offer.name
+            && self.entry.uid == offer.uid
+    }
+
+    /// Whether the operator's file declares it (O2).
+    pub(super) fn is_operators(&self) -> bool {
+        self.owner == Owner::Operator
+    }
+
+    /// The pieces of an offer that has no routes: the base path of a broken one stays closed (R3).
+    pub(super) fn without_routes(self: &Arc<Self>) -> Option<Piece> {
+        let (trouble, pattern) = (self.trouble.clone()?, self.base.clone()?);
+        let text = pattern.text().clone();
+        Some(Piece::new(self, None, text, pattern, Some(trouble)))
+    }
+
+    /// One of its routes.
+    pub(super) fn piece(self: &Arc<Self>, route: &Arc<Route>) -> Piece {
+        let mut trouble = self
+            .trouble
+            .clone()
+            .or_else(|| Trouble::of(&route.problems));
+        let pattern = Pattern::shared(&route.pattern).or_else(|error| {
             trouble.get_or_insert_with(|| Trouble::new("invalid_pattern", error.to_string()));
             Pattern::subtree(&literal_prefix(&route.pattern))
         });
@@ -103,96 +137,80 @@ impl<'a> Prepared<'a> {
                     .to_owned(),
             ));
         }
-        PreparedRoute {
-            route: Some(route),
-            text: route.pattern.clone(),
-            gate: route.gate,
-            record: self.record(&pattern),
-            pattern,
-            trouble,
-        }
+        let text = route.pattern.clone();
+        Piece::new(self, Some(route.clone()), text, pattern, trouble)
     }
 
     /// O1; the operator may open any path.
     fn is_below_base(&self, pattern: &Pattern) -> bool {
-        self.offer.owner == Owner::Operator
+        self.is_operators()
             || self
-                .base_claim
+                .base
                 .as_ref()
-                .is_some_and(|base| claim_of(pattern).starts_with(base))
+                .is_some_and(|base| claim_of(pattern).starts_with(&claim_of(base)))
     }
 
     fn record(&self, pattern: &Pattern) -> PathRecord {
-        let base = match &self.offer.base_path {
-            Some(base) => base.to_string(),
-            None => pattern.literal_prefix(),
-        };
         PathRecord {
-            host: self.offer.hostname.as_deref().map(str::to_owned),
-            pattern: pattern.as_str().to_owned(),
-            namespace: self.offer.namespace.to_string(),
-            name: self.offer.name.to_string(),
-            uid: self.offer.uid.as_deref().unwrap_or_default().to_owned(),
-            base,
+            host: self.hostname.clone(),
+            pattern: pattern.text().clone(),
+            namespace: self.entry.namespace.clone(),
+            name: self.entry.name.clone(),
+            uid: self.entry.uid.clone().unwrap_or_default(),
+            base: match &self.base_path {
+                Some(base) => base.clone(),
+                None => pattern.literal_prefix().into(),
+            },
             closed_at: None,
         }
     }
+}
 
-    /// Whether the operator's file declares it (O2).
-    pub(super) fn is_operators(&self) -> bool {
-        self.offer.owner == Owner::Operator
-    }
-
-    /// Its records that the ledger must know: everything that is not free.
-    pub(super) fn gated_records(&self) -> impl Iterator<Item = &PathRecord> {
-        self.routes
-            .iter()
-            .filter(|route| route.gate != Gate::Free)
-            .map(|route| &route.record)
-    }
-
-    /// Its patterns that are free on purpose.
-    pub(super) fn free_records(&self) -> impl Iterator<Item = &PathRecord> {
-        self.routes
-            .iter()
-            .filter(|route| route.gate == Gate::Free && route.trouble.is_none())
-            .map(|route| &route.record)
-    }
-
-    /// What it asks for; `None` for the operator's, who does not ask.
-    pub(super) fn candidate(
-        &self,
-        is_incumbent: impl Fn(&PathRecord) -> bool,
-    ) -> Option<Candidate<'_>> {
-        let Owner::Namespace(namespace) = &self.offer.owner else {
-            return None;
-        };
-        let mut claims: Vec<Claim> = Vec::with_capacity(self.routes.len() + 1);
-        let mut add = |segments: Vec<String>, incumbent: bool| match claims
-            .iter_mut()
-            .find(|claim| claim.segments == segments)
-        {
-            Some(claim) => claim.incumbent |= incumbent,
-            None => claims.push(Claim {
-                segments,
-                incumbent,
-            }),
-        };
-        let mut any = false;
-        for route in &self.routes {
-            let incumbent = route.gate != Gate::Free && is_incumbent(&route.record);
-            any |= incumbent;
-            add(claim_of(&route.pattern), incumbent);
+impl Piece {
+    fn new(
+        lineage: &Arc<Lineage>,
+        route: Option<Arc<Route>>,
+        text: Arc<str>,
+        pattern: Pattern,
+        trouble: Option<Trouble>,
+    ) -> Self {
+        let host = lineage.hostname.as_deref().unwrap_or_default();
+        let OfferEntry {
+            namespace, name, ..
+        } = &*lineage.entry;
+        let key = [host, &text, " ", namespace, "/", name].concat().into();
+        Self {
+            record: Arc::new(lineage.record(&pattern)),
+            lineage: lineage.clone(),
+            route,
+            text,
+            pattern,
+            key,
+            trouble: trouble.map(Arc::new),
         }
-        if let Some(base) = &self.base_claim {
-            add(base.clone(), any);
-        }
-        Some(Candidate {
-            namespace,
-            hostname: self.offer.hostname.as_ref(),
-            base: self.base_claim.as_deref(),
-            claims,
-        })
+    }
+
+    pub(super) fn gate(&self) -> Gate {
+        self.route.as_ref().map_or(Gate::Paid, |route| route.gate)
+    }
+
+    /// Whether the ledger must know it: everything that is not free.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.gate() != Gate::Free
+    }
+
+    /// Whether its owner made it free on purpose.
+    pub(super) fn is_freed(&self) -> bool {
+        self.gate() == Gate::Free && self.trouble.is_none()
+    }
+
+    /// Whether it stands at the same place and says the same about it: what is decided about paths
+    /// is the same for both, whatever else differs.
+    pub(super) fn stands_as(&self, other: &Self) -> bool {
+        self.pattern == other.pattern
+            && self.record == other.record
+            && self.is_recorded() == other.is_recorded()
+            && self.is_freed() == other.is_freed()
     }
 }
 

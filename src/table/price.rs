@@ -1,45 +1,44 @@
 //! The paid part of a route: requirements, challenge, counters, facilitator, upstream credential.
 //!
-//! Everything that many routes share is built once per table: the endpoint of a facilitator, the
-//! rendered price of routes with equal terms, the texts of chains and addresses. Counters are taken
-//! over from the previous table, so that a reload neither loses a count nor leaves a ghost (R7).
+//! Everything that many routes share is one object for all of them, from table to table: the endpoint
+//! of a facilitator, and the rendered price of routes with equal terms. What the settings say about
+//! routes is the [`Basis`]; entries that were built on one basis stand until there is another.
 
-use super::prepare::{PreparedRoute, Trouble};
-use super::{AcceptReport, OfferEntry, RouteEntry, RouteState};
-use crate::metrics::{OfferCounters, OfferLabels};
-use crate::money::{Amount, Network, TransferMethod};
-use crate::offer::{DOCUMENTS_FACILITATOR, Gate, Offer, PaymentOption, Phase, Route, Settle};
+use super::counting::CounterBook;
+use super::edges::Keyed;
+use super::list::Stage;
+use super::prepare::{Piece, Trouble};
+use super::{RouteEntry, RouteState};
+use crate::money::{Amount, Asset, Network};
+use crate::offer::{DOCUMENTS_FACILITATOR, Gate, PaymentOption, Route, Settle};
 use crate::pricing::{FacilitatorSettings, Settings};
 use crate::x402::{ChallengeTemplate, Endpoint, Requirement};
 use alloy_primitives::Address;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Counters by offer (UID) and label block (R7).
-pub(super) type CounterSets = HashMap<CounterKey, Arc<OfferCounters>>;
-
-/// Identity of a set of counters.
-pub(super) type CounterKey = (Option<Arc<str>>, OfferLabels);
-
-/// When an offer was last paid, from the ledger: by namespace, name, CAIP-2, checksummed asset.
-pub(super) type LastSuccess = HashMap<(String, String, String, String), u64>;
-
 /// Builds route entries, sharing what is equal.
-#[derive(Debug)]
-pub(super) struct Pricer<'a> {
-    settings: &'a Settings,
-    previous_counters: &'a CounterSets,
-    last_success: &'a LastSuccess,
-    endpoints: HashMap<&'a str, Result<Arc<Endpoint>, Trouble>>,
-    terms: HashMap<Terms<'a>, Priced>,
-    chains: HashMap<Network, Arc<str>>,
-    addresses: HashMap<Address, Arc<str>>,
-    /// The counters of the table being built.
-    pub(super) counters: CounterSets,
-    now: Timestamp,
+#[derive(Debug, Default)]
+pub(super) struct Pricer {
+    basis: Basis,
+    terms: HashMap<Terms, Priced, Keyed>,
+    /// Size of `terms` at which those that no route has any more are dropped.
+    tidy_at: usize,
+    pub(super) counters: CounterBook,
+}
+
+/// The part of the settings that entries depend on.
+#[derive(Debug, Default)]
+struct Basis {
+    verify_only: bool,
+    /// What offers from elsewhere inherit.
+    eoa_only: bool,
+    facilitator: Arc<str>,
+    service: Option<Arc<str>>,
+    endpoints: HashMap<Arc<str>, Result<Arc<Endpoint>, Trouble>>,
 }
 
 /// What equal terms share: at 100,000 routes with few prices this is most of the memory.
@@ -47,80 +46,76 @@ type Priced = (Arc<[Requirement]>, Arc<ChallengeTemplate>);
 
 /// What makes two prices one.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Terms<'a> {
-    options: Vec<OptionTerms<'a>>,
+struct Terms {
+    options: Box<[OptionTerms]>,
     upfront: bool,
-    description: Option<&'a str>,
+    description: Option<Arc<str>>,
 }
 
 /// What makes two payment options one.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct OptionTerms<'a> {
+#[derive(Debug, PartialEq, Eq)]
+struct OptionTerms {
     network: Network,
-    asset: (Address, &'a str, u8, TransferMethod),
-    domain: (&'a str, &'a str),
+    asset: Arc<Asset>,
     amount: Amount,
     pay_to: Address,
     max_timeout_seconds: u32,
 }
 
-impl<'a> Pricer<'a> {
-    /// `known_endpoints` are those of the previous table: an unchanged one stays the same object.
-    pub(super) fn new(
-        settings: &'a Settings,
-        known_endpoints: &HashMap<Arc<str>, Arc<Endpoint>>,
-        previous_counters: &'a CounterSets,
-        last_success: &'a LastSuccess,
-        now: Timestamp,
-    ) -> Self {
-        let endpoints = settings
+/// Fewest terms worth tidying up.
+const FEW_TERMS: usize = 1024;
+
+impl Pricer {
+    /// Takes new settings; whether entries must be built anew. An unchanged facilitator stays the
+    /// same object.
+    pub(super) fn settle_on(&mut self, settings: &Settings) -> bool {
+        let known = &self.basis.endpoints;
+        let endpoints: HashMap<_, _> = settings
             .facilitators
             .iter()
             .map(|(base, facilitator)| {
-                let built =
-                    endpoint(base, facilitator).map(|new| match known_endpoints.get(base) {
-                        Some(known) if is_same(known, &new) => known.clone(),
-                        Some(_) | None => Arc::new(new),
-                    });
-                (&**base, built)
+                let built = endpoint(base, facilitator).map(|new| match known.get(base) {
+                    Some(Ok(known)) if is_same(known, &new) => known.clone(),
+                    Some(_) | None => Arc::new(new),
+                });
+                (base.clone(), built)
             })
             .collect();
-        Self {
-            settings,
-            previous_counters,
-            last_success,
-            endpoints,
-            terms: HashMap::new(),
-            chains: HashMap::new(),
-            addresses: HashMap::new(),
-            counters: CounterSets::new(),
-            now,
+        let same_endpoint = |(base, built): (&Arc<str>, &Result<Arc<Endpoint>, Trouble>)| match (
+            built,
+            known.get(base),
+        ) {
+            (Ok(new), Some(Ok(known))) => Arc::ptr_eq(new, known),
+            (Err(new), Some(Err(known))) => new == known,
+            (Ok(_) | Err(_), _) => false,
+        };
+        let same = endpoints.len() == known.len()
+            && endpoints.iter().all(same_endpoint)
+            && self.basis.verify_only == settings.verify_only
+            && self.basis.eoa_only == settings.eoa_only
+            && self.basis.facilitator == settings.facilitator
+            && self.basis.service == settings.service_name;
+        if self.basis.service != settings.service_name {
+            self.terms.clear();
         }
+        self.basis = Basis {
+            verify_only: settings.verify_only,
+            eoa_only: settings.eoa_only,
+            facilitator: settings.facilitator.clone(),
+            service: settings.service_name.clone(),
+            endpoints,
+        };
+        !same
     }
 
-    /// The endpoints that can be called.
-    pub(super) fn endpoints(&self) -> HashMap<Arc<str>, Arc<Endpoint>> {
-        self.endpoints
-            .values()
-            .flatten()
-            .map(|found| (found.base.clone(), found.clone()))
-            .collect()
-    }
-
-    /// One route as the gate sees it, and what is wrong with it.
-    pub(super) fn entry(
-        &mut self,
-        offer: &Offer,
-        identity: &Arc<OfferEntry>,
-        route: &PreparedRoute<'a>,
-    ) -> (RouteEntry, Option<Trouble>) {
-        let mut trouble = route.trouble.clone();
+    /// One route as the gate sees it.
+    pub(super) fn entry(&mut self, piece: &Arc<Piece>, stage: Stage) -> RouteEntry {
         let mut entry = RouteEntry {
-            key: key(offer, &route.text),
-            offer: identity.clone(),
-            pattern: route.text.clone(),
+            key: piece.key.clone(),
+            offer: piece.lineage.entry.clone(),
+            pattern: piece.text.clone(),
             state: RouteState::Live,
-            gate: route.gate,
+            gate: piece.gate(),
             settle: Settle::Before,
             preflight_pass: false,
             eoa_only: false,
@@ -129,43 +124,44 @@ impl<'a> Pricer<'a> {
             challenge: None,
             endpoint: None,
             upstream_auth: None,
+            piece: piece.clone(),
+            trouble: piece.trouble.clone(),
         };
-        if let Some(declared) = route.route {
+        if let Some(declared) = &piece.route {
             entry.settle = match declared.settle {
                 // M10: verifyOnly is `never` for every route of `/verify`.
-                Settle::Before | Settle::After if self.settings.verify_only => Settle::Never,
+                Settle::Before | Settle::After if self.basis.verify_only => Settle::Never,
                 // `/verify` cannot see the upstream's answer: after acts as before.
                 Settle::Before | Settle::After => Settle::Before,
                 Settle::Never => Settle::Never,
             };
             entry.preflight_pass = declared.preflight_pass;
             entry.eoa_only = declared.eoa_only;
-            if trouble.is_none() {
-                trouble = self.fill(&mut entry, offer, declared).err();
+            if entry.trouble.is_none() {
+                let filled = self.fill(&mut entry, declared, stage);
+                entry.trouble = filled.err().map(Arc::new);
             }
         }
-        entry.state = match (&offer.phase, &trouble) {
-            (Phase::Withdrawn, _) => RouteState::Withdrawn,
-            (Phase::Draining { until }, _) if *until <= self.now => RouteState::Withdrawn,
-            (_, Some(_)) => RouteState::Misconfigured,
-            (Phase::Draining { until }, None) => RouteState::Draining { until: *until },
-            (Phase::Live, None) => RouteState::Live,
+        entry.state = match (stage, &entry.trouble) {
+            (Stage::Withdrawn, _) => RouteState::Withdrawn,
+            (Stage::Live | Stage::Draining(_), Some(_)) => RouteState::Misconfigured,
+            (Stage::Draining(until), None) => RouteState::Draining { until },
+            (Stage::Live, None) => RouteState::Live,
         };
-        if trouble.is_some() || entry.state == RouteState::Withdrawn {
+        if entry.trouble.is_some() || entry.state == RouteState::Withdrawn {
             entry.requirements = Arc::default();
-            entry.counters = Vec::new();
             entry.challenge = None;
             entry.endpoint = None;
             entry.upstream_auth = None;
         }
-        (entry, trouble)
+        entry
     }
 
     fn fill(
         &mut self,
         entry: &mut RouteEntry,
-        offer: &Offer,
-        declared: &'a Route,
+        declared: &Route,
+        stage: Stage,
     ) -> Result<(), Trouble> {
         if let Some(secret) = &declared.upstream_auth {
             entry.upstream_auth = Some(sensitive(secret).ok_or_else(|| {
@@ -186,12 +182,12 @@ impl<'a> Pricer<'a> {
             ));
         }
         let facilitator = if *declared.facilitator == *DOCUMENTS_FACILITATOR {
-            entry.eoa_only |= self.settings.eoa_only;
-            &self.settings.facilitator
+            entry.eoa_only |= self.basis.eoa_only;
+            &self.basis.facilitator
         } else {
             &declared.facilitator
         };
-        entry.endpoint = Some(match self.endpoints.get(&**facilitator) {
+        entry.endpoint = Some(match self.basis.endpoints.get(facilitator) {
             Some(found) => found.clone()?,
             None => {
                 return Err(Trouble::new(
@@ -200,135 +196,90 @@ impl<'a> Pricer<'a> {
                 ));
             }
         });
+        // A withdrawn offer is no live offer: it has no series (R7).
+        if stage == Stage::Withdrawn {
+            return Ok(());
+        }
         let upfront = entry.settle == Settle::Before;
         let (requirements, challenge) = self.terms(declared, upfront);
         entry.requirements = requirements;
         entry.challenge = Some(challenge);
-        // A withdrawn offer is no live offer: it has no series (R7).
-        let drained = matches!(offer.phase, Phase::Draining { until } if until <= self.now);
-        if offer.phase != Phase::Withdrawn && !drained {
-            entry.counters = declared
-                .options
-                .iter()
-                .map(|option| self.counters(&entry.offer, option))
-                .collect();
-        }
+        let mut counters = Vec::with_capacity(declared.options.len());
+        counters.extend(declared.options.iter().map(|option| {
+            self.counters
+                .take(&entry.offer, option.network, &option.asset)
+        }));
+        entry.counters = counters;
         Ok(())
     }
 
-    fn terms(&mut self, declared: &'a Route, upfront: bool) -> Priced {
-        let description = declared.description.as_deref();
+    fn terms(&mut self, declared: &Route, upfront: bool) -> Priced {
         let terms = Terms {
             options: declared.options.iter().map(OptionTerms::of).collect(),
             upfront,
-            description,
+            description: declared.description.clone(),
         };
-        let service = self.settings.service_name.as_deref();
-        self.terms
-            .entry(terms)
-            .or_insert_with(|| {
-                let requirements: Arc<[Requirement]> = declared
-                    .options
-                    .iter()
-                    .map(|option| {
-                        Requirement::new(
-                            option.network,
-                            option.asset.clone(),
-                            option.amount,
-                            option.pay_to,
-                            option.max_timeout_seconds,
-                            upfront,
-                            description,
-                        )
-                    })
-                    .collect();
-                let challenge = ChallengeTemplate::new(&requirements, description, service);
-                (requirements, Arc::new(challenge))
-            })
-            .clone()
-    }
-
-    fn counters(&mut self, offer: &OfferEntry, option: &PaymentOption) -> Arc<OfferCounters> {
-        let labels = OfferLabels {
-            namespace: offer.namespace.clone(),
-            name: offer.name.clone(),
-            chain: self.chain(option.network),
-            asset_symbol: option.asset.symbol.clone(),
-            asset: self.address(option.asset.address),
-            decimals: option.asset.decimals,
-        };
-        let key = (offer.uid.clone(), labels);
-        if let Some(counters) = self.counters.get(&key) {
-            return counters.clone();
+        if let Some(priced) = self.terms.get(&terms) {
+            return priced.clone();
         }
-        let counters = match self.previous_counters.get(&key) {
-            Some(counters) => counters.clone(),
-            None => Arc::new(OfferCounters::new(&key.1)),
-        };
-        if !self.last_success.is_empty() {
-            let labels = &key.1;
-            let [namespace, name, chain, asset] = [
-                &labels.namespace,
-                &labels.name,
-                &labels.chain,
-                &labels.asset,
-            ]
-            .map(ToString::to_string);
-            if let Some(seconds) = self.last_success.get(&(namespace, name, chain, asset)) {
-                counters.restore_last_success(*seconds);
-            }
-        }
-        self.counters.insert(key, counters.clone());
-        counters
-    }
-
-    /// The rows of `/routes` for a route's payment options.
-    pub(super) fn accepts(&mut self, options: &[PaymentOption]) -> Vec<AcceptReport> {
-        options
+        let description = declared.description.as_deref();
+        let requirements: Arc<[Requirement]> = declared
+            .options
             .iter()
-            .map(|option| AcceptReport {
-                network: self.chain(option.network),
-                asset: self.address(option.asset.address),
-                symbol: option.asset.symbol.clone(),
-                amount: option.amount.to_string(),
-                price: option.price.clone(),
-                pay_to: self.address(option.pay_to),
+            .map(|option| {
+                Requirement::new(
+                    option.network,
+                    option.asset.clone(),
+                    option.amount,
+                    option.pay_to,
+                    option.max_timeout_seconds,
+                    upfront,
+                    description,
+                )
             })
-            .collect()
+            .collect();
+        let service = self.basis.service.as_deref();
+        let challenge = ChallengeTemplate::new(&requirements, description, service);
+        let priced = (requirements, Arc::new(challenge));
+        self.terms.insert(terms, priced.clone());
+        priced
     }
 
-    fn chain(&mut self, network: Network) -> Arc<str> {
-        self.chains
-            .entry(network)
-            .or_insert_with(|| network.caip2().into())
-            .clone()
+    /// Takes an entry out of use: gives its counters back.
+    pub(super) fn release(&mut self, entry: &RouteEntry) {
+        for (requirement, _) in entry.requirements.iter().zip(&entry.counters) {
+            self.counters
+                .give_back(&entry.offer, requirement.network, &requirement.asset);
+        }
     }
 
-    fn address(&mut self, address: Address) -> Arc<str> {
-        self.addresses
-            .entry(address)
-            .or_insert_with(|| address.to_checksum(None).into())
-            .clone()
+    /// Drops terms that no route has any more, now and then.
+    pub(super) fn tidy(&mut self) {
+        if self.terms.len() > self.tidy_at.max(FEW_TERMS) {
+            self.terms
+                .retain(|_, (_, challenge)| Arc::strong_count(challenge) > 1);
+            self.tidy_at = self.terms.len().saturating_mul(2);
+        }
     }
 }
 
-/// Stable identity across generations (M6): host, pattern, offer.
-fn key(offer: &Offer, pattern: &str) -> Arc<str> {
-    let host = offer.hostname.as_deref().unwrap_or_default();
-    format!("{host}{pattern} {}/{}", offer.namespace, offer.name).into()
-}
-
-impl<'a> OptionTerms<'a> {
-    fn of(option: &'a PaymentOption) -> Self {
-        let asset = &option.asset;
+impl OptionTerms {
+    fn of(option: &PaymentOption) -> Self {
         Self {
             network: option.network,
-            asset: (asset.address, &asset.symbol, asset.decimals, asset.transfer),
-            domain: (&asset.eip712_name, &asset.eip712_version),
+            asset: option.asset.clone(),
             amount: option.amount,
             pay_to: option.pay_to,
             max_timeout_seconds: option.max_timeout_seconds,
         }
+    }
+}
+
+impl Hash for OptionTerms {
+    /// Of what tells most prices apart; equality looks at all of it.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let asset = &self.asset.address;
+        (self.network, asset, self.amount, self.pay_to).hash(state);
     }
 }
 

@@ -1,21 +1,30 @@
 //! What the last update made of every source and route, for `/routes`, status and metrics.
+//!
+//! A row of a route that is in the table is written when it is asked for, from the route itself: a
+//! stored copy of 100,000 rows would cost more than the table. Only what is not in the table, refused
+//! offers and closed paths, is kept as rows.
 
 use super::OfferEntry;
 use super::closed::Closure;
+use super::list::Unit;
 use super::owners::Rejection;
-use super::prepare::{PreparedRoute, Trouble};
+use super::prepare::Piece;
+use super::resolve::Slot;
 use super::{RouteEntry, RouteState};
-use crate::offer::{Gate, Offer, Owner, Settle};
+use crate::offer::{Gate, Owner, PaymentOption, Settle};
 use jiff::Timestamp;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What the last update made of every source and route.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Report {
     /// Sources.
     pub sources: Vec<SourceReport>,
-    /// Routes, closed paths included, in table order.
-    pub routes: Vec<RouteReport>,
+    /// The routes of the table.
+    pub(super) served: Arc<Vec<Slot>>,
+    /// Refused offers in table order, then closed paths.
+    pub(super) others: Arc<Vec<RouteReport>>,
 }
 
 /// One source in the report.
@@ -94,24 +103,91 @@ pub struct AcceptReport {
     pub pay_to: Arc<str>,
 }
 
+impl Report {
+    /// A report of rows that are in no table.
+    #[must_use]
+    pub fn new(sources: Vec<SourceReport>, rows: Vec<RouteReport>) -> Self {
+        Self {
+            sources,
+            served: Arc::default(),
+            others: Arc::new(rows),
+        }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.served.len() + self.others.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A row: routes in table order, then those of refused offers, then closed paths.
+    #[must_use]
+    pub fn row(&self, position: usize) -> Option<Cow<'_, RouteReport>> {
+        match self.served.get(position) {
+            Some(slot) => Some(Cow::Owned(RouteReport::served(slot))),
+            None => self.other(position).map(Cow::Borrowed),
+        }
+    }
+
+    /// All rows. For one look at many, [`Report::states`] and [`Report::offer`] cost much less.
+    pub fn rows(&self) -> impl Iterator<Item = Cow<'_, RouteReport>> {
+        (0..self.len()).filter_map(|position| self.row(position))
+    }
+
+    /// The offer of a row.
+    #[must_use]
+    pub fn offer(&self, position: usize) -> Option<&Arc<OfferEntry>> {
+        match self.served.get(position) {
+            Some(slot) => Some(&slot.entry.offer),
+            None => self.other(position).map(|row| &row.offer),
+        }
+    }
+
+    /// State, gate and settlement of every row.
+    pub fn states(&self) -> impl Iterator<Item = (ReportedState, Gate, Settle)> + '_ {
+        let served = self.served.iter().map(|slot| &slot.entry);
+        let served = served.map(|entry| ((&entry.state).into(), entry.gate, entry.settle));
+        let others = self.others.iter();
+        served.chain(others.map(|row| (row.state, row.gate, row.settle)))
+    }
+
+    fn other(&self, position: usize) -> Option<&RouteReport> {
+        self.others.get(position.checked_sub(self.served.len())?)
+    }
+}
+
+impl From<&RouteState> for ReportedState {
+    fn from(state: &RouteState) -> Self {
+        match state {
+            RouteState::Live => Self::Live,
+            RouteState::Draining { .. } => Self::Draining,
+            RouteState::Misconfigured => Self::Misconfigured,
+            RouteState::Withdrawn => Self::Closed,
+        }
+    }
+}
+
 impl RouteReport {
     /// The row of a route as its offer declares it.
-    pub(super) fn new(
-        source: &'static str,
-        offer: &Offer,
-        identity: &Arc<OfferEntry>,
-        route: &PreparedRoute<'_>,
-    ) -> Self {
+    fn declared(piece: &Piece) -> Self {
+        let lineage = &piece.lineage;
+        let settle = piece.route.as_ref().map(|route| route.settle);
         Self {
-            pattern: route.text.clone(),
-            host: offer.hostname.clone(),
-            source,
-            offer: identity.clone(),
-            offer_generation: offer.generation,
-            owner: offer.owner.clone(),
+            pattern: piece.text.clone(),
+            host: lineage.hostname.clone(),
+            source: lineage.source,
+            offer: lineage.entry.clone(),
+            offer_generation: lineage.generation,
+            owner: lineage.owner.clone(),
             state: ReportedState::Live,
-            gate: route.gate,
-            settle: route.route.map_or(Settle::Before, |route| route.settle),
+            gate: piece.gate(),
+            settle: settle.unwrap_or(Settle::Before),
             accepts: Vec::new(),
             reason: None,
             detail: None,
@@ -120,38 +196,43 @@ impl RouteReport {
     }
 
     /// The route is in the table.
-    pub(super) fn serve(
-        &mut self,
-        entry: &RouteEntry,
-        trouble: Option<Trouble>,
-        accepts: Vec<AcceptReport>,
-    ) {
-        self.state = match entry.state {
-            RouteState::Live => ReportedState::Live,
-            RouteState::Draining { .. } => ReportedState::Draining,
-            RouteState::Misconfigured => ReportedState::Misconfigured,
-            RouteState::Withdrawn => ReportedState::Closed,
-        };
-        self.settle = entry.settle;
-        self.accepts = accepts;
-        if let Some(trouble) = trouble {
-            self.reason = Some(trouble.code);
-            self.detail = Some(trouble.detail);
+    fn served(slot: &Slot) -> Self {
+        let entry: &RouteEntry = &slot.entry;
+        let mut row = Self::declared(&entry.piece);
+        row.state = (&entry.state).into();
+        row.settle = entry.settle;
+        if !entry.requirements.is_empty() {
+            let options = entry.piece.route.iter().flat_map(|route| &route.options);
+            row.accepts = options.map(AcceptReport::of).collect();
         }
+        if let Some(trouble) = &entry.trouble {
+            row.reason = Some(trouble.code);
+            row.detail = Some(trouble.detail.clone());
+        } else if slot.is_shadowed {
+            row.reason = Some("shadowed");
+            row.detail = Some(
+                "the same pattern is declared earlier and answers instead: remove one of them"
+                    .to_owned(),
+            );
+        }
+        row
     }
 
-    /// The offer lost its paths; it harms nobody.
-    pub(super) fn reject(&mut self, rejection: &Rejection) {
-        self.state = ReportedState::Conflict;
-        self.reason = Some(rejection.code);
-        self.detail = Some(rejection.detail.clone());
+    /// The rows of an offer that lost its paths; it harms nobody.
+    pub(super) fn refused(unit: &Unit, rejection: &Rejection) -> impl Iterator<Item = Self> {
+        unit.pieces.iter().map(|piece| Self {
+            state: ReportedState::Conflict,
+            reason: Some(rejection.code),
+            detail: Some(rejection.detail.clone()),
+            ..Self::declared(piece)
+        })
     }
 
     /// The row of a closed path.
     pub(super) fn closed(closure: &Closure, now: Timestamp) -> Self {
         let record = &closure.record;
-        let uid = (!record.uid.is_empty()).then(|| record.uid.as_str().into());
-        let namespace: Arc<str> = record.namespace.as_str().into();
+        let uid = (!record.uid.is_empty()).then(|| record.uid.clone());
+        let namespace = record.namespace.clone();
         let (reason, detail) = if closure.until > now {
             (
                 "withdrawn",
@@ -164,8 +245,8 @@ impl RouteReport {
             )
         };
         Self {
-            pattern: closure.pattern.as_str().into(),
-            host: record.host.as_deref().map(Into::into),
+            pattern: closure.pattern.text().clone(),
+            host: record.host.clone(),
             source: "ledger",
             owner: match uid {
                 Some(_) => Owner::Namespace(namespace.clone()),
@@ -173,7 +254,7 @@ impl RouteReport {
             },
             offer: Arc::new(OfferEntry {
                 namespace,
-                name: record.name.as_str().into(),
+                name: record.name.clone(),
                 uid,
             }),
             offer_generation: None,
@@ -186,15 +267,17 @@ impl RouteReport {
             closed_until: Some(closure.until),
         }
     }
+}
 
-    /// Marks a live row that an equal pattern declared earlier hides.
-    pub(super) fn mark_shadowed(&mut self) {
-        if self.reason.is_none() {
-            self.reason = Some("shadowed");
-            self.detail = Some(
-                "the same pattern is declared earlier and answers instead: remove one of them"
-                    .to_owned(),
-            );
+impl AcceptReport {
+    fn of(option: &PaymentOption) -> Self {
+        Self {
+            network: option.network.caip2().into(),
+            asset: option.asset.address.to_checksum(None).into(),
+            symbol: option.asset.symbol.clone(),
+            amount: option.amount.to_string(),
+            price: option.price.clone(),
+            pay_to: option.pay_to.to_checksum(None).into(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! specific matched as written.
 
 use super::index::{MarkKind, Precedence, Reading};
+use super::pins::{Pinned, Places};
 use super::{Pin, Resolution, Resolved, RouteEntry, RouteState, Table};
 use crate::offer::Gate;
 use crate::pricing::Unmatched;
@@ -13,44 +14,24 @@ use crate::route::{AmbiguityClass, Pattern, Target, normalize_host};
 use crate::x402::Requirement;
 use jiff::Timestamp;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A route with what only the table needs of it.
-#[derive(Debug)]
+/// A route at its place in the table.
+#[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) entry: Arc<RouteEntry>,
-    pub(super) pattern: Pattern,
-    pub(super) precedence: Precedence,
-    pub(super) host: Option<Arc<str>>,
+    /// Whether an equal pattern declared earlier answers instead.
+    pub(super) is_shadowed: bool,
 }
 
-/// Offers by namespace and name.
-pub(super) type Pins = HashMap<Arc<str>, HashMap<Arc<str>, Pinned>>;
+impl Slot {
+    pub(super) fn pattern(&self) -> &Pattern {
+        &self.entry.piece.pattern
+    }
 
-/// What a pin leads to.
-#[derive(Debug)]
-pub(super) enum Pinned {
-    /// The offer's routes, by place in the table.
-    Offer {
-        /// All of them, in declared order.
-        routes: Vec<u32>,
-        /// Set for an offer with too many routes to try one by one.
-        index: Option<Box<super::index::Index>>,
-        /// What it or an offer of its names has left behind (R4).
-        closed: Vec<OwnClosed>,
-    },
-    /// Deleted; 410 until then.
-    Deleted(Timestamp),
-}
-
-/// A closed path of a pinned offer.
-#[derive(Debug)]
-pub(super) struct OwnClosed {
-    pub(super) host: Option<Box<str>>,
-    pub(super) pattern: Pattern,
-    /// End of the 410.
-    pub(super) until: Timestamp,
+    pub(super) fn host(&self) -> Option<&str> {
+        self.entry.piece.lineage.hostname.as_deref()
+    }
 }
 
 impl Table {
@@ -86,25 +67,15 @@ impl Table {
         pin: Pin<'_>,
         now: Timestamp,
     ) -> Resolved<'_> {
-        let pinned = self
-            .pins
-            .get(pin.namespace)
-            .and_then(|names| names.get(pin.name));
-        let routes = match pinned {
+        let routes = match self.pins.get(pin.namespace, pin.name) {
             None => return Resolved::sure(Resolution::UnknownPin),
             Some(Pinned::Deleted(until)) if *until <= now => {
                 return Resolved::sure(Resolution::UnknownPin);
             }
             Some(Pinned::Deleted(_)) => return Resolved::sure(Resolution::Closed),
-            Some(Pinned::Offer {
-                routes,
-                index,
-                closed,
-            }) => Own {
+            Some(Pinned::Offer(places)) => Own {
                 table: self,
-                routes,
-                index,
-                closed,
+                places,
             },
         };
         let host = host.and_then(normalize_host);
@@ -261,9 +232,21 @@ impl Table {
 /// The routes of a pinned offer.
 struct Own<'t> {
     table: &'t Table,
-    routes: &'t [u32],
-    index: &'t Option<Box<super::index::Index>>,
-    closed: &'t [OwnClosed],
+    places: &'t Places,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct OwnRoute<'t> {
+    slot: &'t Slot,
+    place: u32,
+}
+
+impl OwnRoute<'_> {
+    fn precedence(self) -> Precedence {
+        let has_host = self.slot.host().is_some();
+        Precedence::new(has_host, self.slot.pattern(), self.place as usize)
+    }
 }
 
 impl<'t> Own<'t> {
@@ -274,12 +257,12 @@ impl<'t> Own<'t> {
         view: &str,
         host: Option<&str>,
     ) -> (Option<&'t Arc<RouteEntry>>, Option<&'t Arc<RouteEntry>>) {
-        let (selected, folded) = match self.index {
+        let (selected, folded) = match self.places.index() {
             Some(index) if host.is_some() || !index.has_hosts() => {
                 let (reading, folded) = index.read(view, host);
                 (
-                    self.read_slot(reading),
-                    folded.and_then(|folded| self.read_slot(folded)),
+                    self.read_route(reading),
+                    folded.and_then(|folded| self.read_route(folded)),
                 )
             }
             Some(_) | None => {
@@ -287,44 +270,46 @@ impl<'t> Own<'t> {
                 (selected, self.best_folded(view, host, selected))
             }
         };
-        let selected = selected.or_else(|| self.slots().find(|slot| slot.entry.gate == Gate::Paid));
+        let is_paid = |route: &OwnRoute<'_>| route.slot.entry.gate == Gate::Paid;
+        let selected = selected.or_else(|| self.routes().find(is_paid));
         (
-            selected.map(|slot| &slot.entry),
-            folded.map(|slot| &slot.entry),
+            selected.map(|route| &route.slot.entry),
+            folded.map(|route| &route.slot.entry),
         )
     }
 
-    fn read_slot(&self, reading: Reading) -> Option<&'t Slot> {
+    fn read_route(&self, reading: Reading) -> Option<OwnRoute<'t>> {
         match reading {
-            Reading::Route(route) => self.slot(route),
+            Reading::Route(place) => self.route(place),
             Reading::Closed | Reading::Walled | Reading::Nothing => None,
         }
     }
 
-    fn best(&self, host: Option<&str>, matches: impl Fn(&Pattern) -> bool) -> Option<&'t Slot> {
-        self.slots()
-            .filter(|slot| {
+    fn best(&self, host: Option<&str>, matches: impl Fn(&Pattern) -> bool) -> Option<OwnRoute<'t>> {
+        self.routes()
+            .filter(|OwnRoute { slot, .. }| {
                 // Without a host nothing of one host is free: it could be gated on another.
                 let unknown = host.is_none() && !is_free(&slot.entry);
-                slot.host.is_none() || unknown || slot.host.as_deref() == host
+                slot.host().is_none() || unknown || slot.host() == host
             })
-            .filter(|slot| matches(&slot.pattern))
-            .max_by_key(|slot| slot.precedence)
+            .filter(|route| matches(route.slot.pattern()))
+            .max_by_key(|route| route.precedence())
     }
 
     fn best_folded(
         &self,
         view: &str,
         host: Option<&str>,
-        selected: Option<&Slot>,
-    ) -> Option<&'t Slot> {
+        selected: Option<OwnRoute<'_>>,
+    ) -> Option<OwnRoute<'t>> {
         let has_uppercase = view.bytes().any(|byte| byte.is_ascii_uppercase());
-        if !has_uppercase && !self.slots().any(|slot| slot.pattern.has_uppercase()) {
+        let may_fold = |route: OwnRoute<'_>| route.slot.pattern().has_uppercase();
+        if !has_uppercase && !self.routes().any(may_fold) {
             return None;
         }
         self.best(host, |pattern| pattern.matches_folded(view))
             .filter(|folded| {
-                selected.is_none_or(|written| folded.precedence.outranks(written.precedence))
+                selected.is_none_or(|written| folded.precedence().outranks(written.precedence()))
             })
     }
 
@@ -340,14 +325,14 @@ impl<'t> Own<'t> {
         let Resolution::Route(entry) = resolution else {
             return resolution;
         };
-        if self.closed.is_empty() || !is_free(entry) {
+        if self.places.closed().is_empty() || !is_free(entry) {
             return resolution;
         }
-        let free = self.slots().find(|slot| Arc::ptr_eq(&slot.entry, entry));
-        let free = free.map(|slot| slot.pattern.specificity());
+        let free = Some(entry.piece.pattern.specificity());
         let views = target.views();
         let behind = self
-            .closed
+            .places
+            .closed()
             .iter()
             .filter(|closed| {
                 host.is_none() || closed.host.is_none() || closed.host.as_deref() == host
@@ -361,12 +346,13 @@ impl<'t> Own<'t> {
         }
     }
 
-    fn slots(&self) -> impl Iterator<Item = &'t Slot> {
-        self.routes.iter().filter_map(|route| self.slot(*route))
+    fn routes(&self) -> impl Iterator<Item = OwnRoute<'t>> {
+        self.places.iter().filter_map(|place| self.route(place))
     }
 
-    fn slot(&self, route: u32) -> Option<&'t Slot> {
-        self.table.routes.get(route as usize)
+    fn route(&self, place: u32) -> Option<OwnRoute<'t>> {
+        let slot = self.table.routes.get(place as usize)?;
+        Some(OwnRoute { slot, place })
     }
 }
 
@@ -389,7 +375,7 @@ pub(super) fn mark_of(entry: &RouteEntry, route: u32) -> MarkKind {
 }
 
 /// Whether a route passes without payment. A broken or withdrawn free route does not.
-fn is_free(entry: &RouteEntry) -> bool {
+pub(super) fn is_free(entry: &RouteEntry) -> bool {
     entry.gate == Gate::Free && entry.state == RouteState::Live
 }
 

@@ -1,25 +1,29 @@
 //! The index of patterns: one step per segment, whatever the number of patterns.
 //!
-//! A node has its literal children in a hash map and its globs in a short list; the values of the
-//! patterns that end there are `u32`s whose meaning belongs to the caller. A look-up visits every
-//! match and leaves the choice to the visitor, because precedence depends on more than the pattern.
-//! It allocates nothing. A node with globs costs one try per glob, which only the owner of that
-//! subtree pays for: tenants cannot put a glob above their own subtree (O1).
+//! The literal children of all nodes are [`Edges`]; globs stand in a short list per node.
+//! The values of the patterns that end in a node are `u32`s whose meaning belongs to the caller. A
+//! look-up visits every match and leaves the choice to the visitor, because precedence depends on
+//! more than the pattern. It allocates nothing. A node with globs costs one try per glob, which only
+//! the owner of that subtree pays for: tenants cannot put a glob above their own subtree (O1).
 
+use super::edges::Edges;
 use crate::route::{Glob, Pattern, Segment, Tail};
-use std::collections::HashMap;
+use std::borrow::Cow;
 
 /// Patterns and their values.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
+    edges: Edges,
+    /// The globs of the nodes that have any.
+    globs: Vec<Vec<(Glob, u32)>>,
     fold: bool,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, u32>,
-    globs: Vec<(Glob, u32)>,
+    /// Its place in `globs`.
+    globs: Option<Value>,
     exact: Option<Value>,
     subtree: Option<Value>,
     greedy: Option<Value>,
@@ -30,19 +34,24 @@ struct Node {
 struct Value(std::num::NonZeroU32);
 
 impl Trie {
-    /// An empty trie that compares letters as they are.
-    pub(super) fn new() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-            fold: false,
-        }
+    /// An empty trie that compares letters as they are, with room for so many patterns.
+    pub(super) fn new(patterns: usize) -> Self {
+        Self::empty(patterns, false)
     }
 
     /// An empty trie that ignores ASCII case; it is asked with lower-cased views.
     pub(super) fn folded() -> Self {
+        Self::empty(0, true)
+    }
+
+    fn empty(patterns: usize, fold: bool) -> Self {
+        let mut nodes = Vec::with_capacity(patterns.saturating_add(1));
+        nodes.push(Node::default());
         Self {
-            nodes: vec![Node::default()],
-            fold: true,
+            nodes,
+            edges: Edges::with_capacity(patterns),
+            globs: Vec::new(),
+            fold,
         }
     }
 
@@ -102,7 +111,7 @@ impl Trie {
                 Some((segment, after)) => (segment, Some(after)),
                 None => (text, None),
             };
-            for (glob, child) in &node.globs {
+            for (glob, child) in self.globs(node) {
                 let matches = if self.fold {
                     Glob::matches_folded
                 } else {
@@ -112,33 +121,56 @@ impl Trie {
                     self.walk(*child, after, slash, visit);
                 }
             }
-            let Some(child) = node.literals.get(segment) else {
+            let Some(child) = self.edges.get(at, segment) else {
                 return;
             };
-            (at, rest) = (*child, after);
+            (at, rest) = (child, after);
         }
+    }
+
+    fn globs(&self, node: &Node) -> &[(Glob, u32)] {
+        node.globs
+            .and_then(|place| self.globs.get(place.get() as usize))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The child for a segment, made if missing.
     fn child(&mut self, at: u32, segment: &Segment) -> Option<u32> {
         let new = u32::try_from(self.nodes.len()).ok()?;
-        let node = self.nodes.get_mut(at as usize)?;
         let child = match segment {
-            Segment::Literal(text) if self.fold => *node
-                .literals
-                .entry(text.to_ascii_lowercase().into())
-                .or_insert(new),
-            Segment::Literal(text) => match node.literals.get(text) {
-                Some(child) => *child,
-                None => *node.literals.entry(text.clone()).or_insert(new),
-            },
-            Segment::Glob(glob) => match node.globs.iter().find(|(there, _)| there == glob) {
-                Some((_, child)) => *child,
-                None => {
-                    node.globs.push((glob.clone(), new));
-                    new
+            Segment::Literal(text) => {
+                let text = if self.fold {
+                    Cow::Owned(text.to_ascii_lowercase())
+                } else {
+                    Cow::Borrowed(&**text)
+                };
+                match self.edges.get(at, &text) {
+                    Some(child) => child,
+                    None => {
+                        self.edges.add(at, &text, new)?;
+                        new
+                    }
                 }
-            },
+            }
+            Segment::Glob(glob) => {
+                let node = self.nodes.get_mut(at as usize)?;
+                let place = match node.globs {
+                    Some(place) => place,
+                    None => {
+                        let place = Value::new(u32::try_from(self.globs.len()).ok()?)?;
+                        self.globs.push(Vec::new());
+                        *node.globs.insert(place)
+                    }
+                };
+                let globs = self.globs.get_mut(place.get() as usize)?;
+                match globs.iter().find(|(there, _)| there == glob) {
+                    Some((_, child)) => *child,
+                    None => {
+                        globs.push((glob.clone(), new));
+                        new
+                    }
+                }
+            }
         };
         if child == new {
             self.nodes.push(Node::default());
@@ -201,7 +233,7 @@ mod tests {
             texts in prop::collection::vec(pattern_text(), 0..24),
             view in view(),
         ) {
-            let mut trie = Trie::new();
+            let mut trie = Trie::new(0);
             let mut patterns = Vec::new();
             for text in texts {
                 let Ok(pattern) = Pattern::parse(&text) else { continue };
@@ -221,7 +253,7 @@ mod tests {
 
     #[test]
     fn an_equal_pattern_keeps_the_first_value() {
-        let mut trie = Trie::new();
+        let mut trie = Trie::new(0);
         assert!(trie.is_empty());
         assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 7), None);
         assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 8), Some(7));

@@ -1,21 +1,22 @@
 //! The one writer and its readers (R5).
 //!
 //! The writer keeps the last complete list of every source (R6) and what the ledger knows; each
-//! update replaces one of them and everything is compiled anew. There is nothing incremental that
-//! could go stale.
+//! update replaces one of them, and the table is what a compilation of all of them from nothing would
+//! give. It is not made from nothing: what was compiled of an offer or a route stays with it until
+//! the offer, the route or what it depends on is another ([`Compiler`] says when). A property test
+//! holds a writer that keeps everything against one that forgets it before every update.
+//!
+//! What is replaced is freed by the writer, after the publication: a request that lets go of an old
+//! table must not find itself freeing 100,000 routes.
 
-use super::closed::Known;
-use super::compile::{Inputs, compile};
+use super::compile::{Compiler, Inputs};
 use super::index::Index;
-use super::price::{CounterSets, LastSuccess};
 use super::report::{Report, SourceReport};
-use super::resolve::Pins;
 use super::{PathRecord, Table, Update};
 use crate::offer::Offer;
 use crate::pricing::Settings;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What [`TableWriter::apply`] did, for the task that owns the writer.
@@ -36,12 +37,11 @@ pub struct Applied {
 pub struct TableWriter {
     published: Arc<ArcSwap<Table>>,
     settings: Arc<Settings>,
-    /// The last complete list of each source; `file` is one of them.
-    lists: BTreeMap<&'static str, Vec<Arc<Offer>>>,
     /// Sources in the order of the report; the file comes first (O2).
     sources: Vec<SourceReport>,
-    known: Known,
-    last_success: LastSuccess,
+    compiler: Compiler,
+    /// Tables that some request may still read.
+    retired: Vec<Arc<Table>>,
 }
 
 /// The cheap reader.
@@ -52,6 +52,8 @@ pub struct TableReader {
 
 /// The source that delivers the pricing document.
 const FILE: &str = "file";
+/// How many old tables wait for their last reader. Whoever holds an older one frees it.
+const RETIRED: usize = 8;
 
 impl TableWriter {
     /// An empty table of generation 0 (nothing resolves) and its reader.
@@ -64,10 +66,9 @@ impl TableWriter {
             settings: settings.clone(),
             report: Arc::default(),
             routes: Arc::default(),
-            index: Arc::new(Index::new()),
-            pins: Arc::new(Pins::new()),
-            counters: Arc::new(CounterSets::new()),
-            endpoints: HashMap::new(),
+            index: Arc::new(Index::new(0)),
+            pins: Arc::default(),
+            counters: Arc::default(),
             next_tick: None,
         };
         let published = Arc::new(ArcSwap::from_pointee(table));
@@ -77,10 +78,9 @@ impl TableWriter {
         let writer = Self {
             published,
             settings,
-            lists: BTreeMap::new(),
             sources: vec![SourceReport::waiting(FILE)],
-            known: Known::default(),
-            last_success: LastSuccess::new(),
+            compiler: Compiler::default(),
+            retired: Vec::new(),
         };
         (writer, reader)
     }
@@ -103,63 +103,38 @@ impl TableWriter {
         asset: &str,
         unix_seconds: u64,
     ) {
-        for ((_, labels), counters) in self.published.load().counters.iter() {
-            let shown = [
-                &labels.namespace,
-                &labels.name,
-                &labels.chain,
-                &labels.asset,
-            ];
-            if shown.map(|label| &**label) == [namespace, name, chain, asset] {
-                counters.restore_last_success(unix_seconds);
-            }
-        }
-        let key = [namespace, name, chain, asset].map(str::to_owned).into();
-        let seconds = self.last_success.entry(key).or_default();
-        *seconds = unix_seconds.max(*seconds);
+        let offer = [namespace, name, chain, asset];
+        self.compiler.pricer.counters.restore(offer, unix_seconds);
     }
 
     /// Applies one update and publishes the new table. Pure but for the publication.
     pub fn apply(&mut self, update: Update, now: Timestamp) -> Applied {
-        // What the update replaces is freed after the publication: freeing 100,000 offers takes time.
-        let replaced = match update {
+        match update {
             Update::Document { settings, offers } => {
                 self.settings = Arc::from(settings);
-                self.accept(FILE, offers, now)
+                self.accept(FILE, offers, now);
             }
             Update::Offers { source, offers } => self.accept(source, offers, now),
             Update::Failed { source, error } => return self.fail(source, error, now),
-            Update::Remembered { paths } => {
-                self.known.remember(paths);
-                None
-            }
+            Update::Remembered { paths } => self.compiler.known.remember(paths),
             Update::Tick => {
                 let current = self.published.load_full();
                 if current.next_tick.is_none_or(|due| due > now) {
                     return Applied::unchanged(current);
                 }
-                None
             }
-        };
-        let applied = self.rebuild(now);
-        drop(replaced);
-        applied
+        }
+        self.rebuild(now)
     }
 
-    /// Takes a complete list (R6); returns the one that it replaces.
-    fn accept(
-        &mut self,
-        name: &'static str,
-        offers: Vec<Arc<Offer>>,
-        now: Timestamp,
-    ) -> Option<Vec<Arc<Offer>>> {
-        let replaced = self.lists.insert(name, offers);
+    /// Takes a complete list (R6).
+    fn accept(&mut self, name: &'static str, offers: Vec<Arc<Offer>>, now: Timestamp) {
+        self.compiler.replace(name, offers);
         let mut source = self.source(name);
         source.ok = true;
         source.last_success = Some(now);
         source.error = None;
         self.put_source(source);
-        replaced
     }
 
     /// The last good routes stay (R6); only the report says that their source is in trouble.
@@ -174,7 +149,7 @@ impl TableWriter {
         let current = self.published.load();
         let report = Report {
             sources: self.sources.clone(),
-            routes: current.report.routes.clone(),
+            ..Report::clone(&current.report)
         };
         let table = Arc::new(Table {
             generation: current.generation + 1,
@@ -185,7 +160,6 @@ impl TableWriter {
             index: current.index.clone(),
             pins: current.pins.clone(),
             counters: current.counters.clone(),
-            endpoints: current.endpoints.clone(),
             next_tick: current.next_tick,
         });
         self.published.store(table.clone());
@@ -198,28 +172,38 @@ impl TableWriter {
             .sources
             .iter()
             .all(|source| source.last_success.is_some());
-        let offers = self.sources.iter().flat_map(|source| {
-            let list = self.lists.get(source.name).map_or(&[][..], Vec::as_slice);
-            list.iter().map(|offer| (source.name, &**offer))
-        });
         let inputs = Inputs {
             settings: &self.settings,
-            offers: offers.collect(),
             sources: &self.sources,
             complete,
             previous: &previous,
-            last_success: &self.last_success,
             now,
         };
-        let table = Arc::new(compile(&inputs, &mut self.known));
+        let table = Arc::new(self.compiler.compile(&inputs));
         self.published.store(table.clone());
-        let (path_changes, path_removals) = self.known.take_writes();
+        let (path_changes, path_removals) = self.compiler.known.take_writes();
+        drop(self.compiler.leftovers());
+        self.retire(previous);
         Applied {
             next_tick: table.next_tick,
             table,
             path_changes,
             path_removals,
         }
+    }
+
+    /// Keeps an old table while a request reads it, so that the request does not have to free it.
+    fn retire(&mut self, table: Arc<Table>) {
+        self.retired.push(table);
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
+        let surplus = self.retired.len().saturating_sub(RETIRED);
+        self.retired.drain(..surplus);
+    }
+
+    /// Forgets what it could make again.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self) {
+        self.compiler.forget();
     }
 
     /// The state of a source; one that was never heard of is waiting.

@@ -20,6 +20,7 @@ use super::{Requirement, header_value, printable};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// Longest resource URL in a challenge, in bytes after escaping. The header stays below the 4 KiB
@@ -68,18 +69,14 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
-/// The variable texts of one challenge.
-struct Variable {
-    /// Members of the v2 object in front of `resource`, commas included.
-    v2_members: String,
-    /// The same for the body of either version: all error fields, and extensions for v2.
-    body_members: String,
-}
-
 const FIRST_ERROR: &str = "Payment required for this resource";
 const FIRST_REASON: &str = "payment_required";
 const FIRST_HINT: &str = "sign a payment for one entry of accepts and repeat the request with it in \
                           PAYMENT-SIGNATURE (x402 v2) or X-PAYMENT (v1)";
+/// Base64 of what stands in front of the URL in the v2 object of the first challenge; its length is
+/// a multiple of three bytes.
+const FIRST_HEAD: &str = "eyJ4NDAyVmVyc2lvbiI6MiwiZXJyb3IiOiJQYXltZW50IHJlcXVpcmVkIGZvciB0aGlzIHJlc2\
+                          91cmNlIiwicmVzb3VyY2UiOnsidXJsIjoi";
 /// Longest detail or hint, in characters; both stand in the header, too.
 const MAX_TEXT: usize = 300;
 /// Longest `serviceName` that clients accept (protocol digest 1.2).
@@ -121,41 +118,35 @@ impl ChallengeTemplate {
     #[must_use]
     pub fn render(&self, resource_url: &str, failure: Option<&Failure>) -> Challenge {
         let url = escape_url(resource_url);
-        let variable = match failure {
-            None => self.first(),
-            Some(failure) => self.repeated(failure),
+        match failure {
+            None => self.first(&url),
+            Some(failure) => self.repeated(&url, failure),
+        }
+    }
+
+    fn first(&self, url: &str) -> Challenge {
+        let version = match self.body {
+            Body::V1(_) => r#"{"x402Version":1,"error":""#,
+            Body::V2(_) => r#"{"x402Version":2,"error":""#,
         };
+        let members = [
+            version,
+            FIRST_ERROR,
+            r#"","reason":""#,
+            FIRST_REASON,
+            r#"","detail":"#,
+            &self.price,
+            r#","hint":""#,
+            FIRST_HINT,
+            r#"","retriable":false,"#,
+        ];
         Challenge {
-            header: self.header(&variable, &url),
-            body: self.body(&variable, &url).into_bytes(),
+            header: self.header(FIRST_HEAD, "", url),
+            body: self.body(&members, url),
         }
     }
 
-    fn first(&self) -> Variable {
-        let is_v2 = matches!(self.body, Body::V2(_));
-        Variable {
-            v2_members: [r#""error":""#, FIRST_ERROR, r#"","#].concat(),
-            body_members: [
-                if is_v2 {
-                    r#"{"x402Version":2,"#
-                } else {
-                    r#"{"x402Version":1,"#
-                },
-                r#""error":""#,
-                FIRST_ERROR,
-                r#"","reason":""#,
-                FIRST_REASON,
-                r#"","detail":"#,
-                &self.price,
-                r#","hint":""#,
-                FIRST_HINT,
-                r#"","retriable":false,"#,
-            ]
-            .concat(),
-        }
-    }
-
-    fn repeated(&self, failure: &Failure) -> Variable {
+    fn repeated(&self, url: &str, failure: &Failure) -> Challenge {
         let text = |key: &str, text: &Option<String>| {
             let text = text.as_deref().filter(|text| !text.is_empty())?;
             Some(format!(",\"{key}\":{}", quoted(&printable(text, MAX_TEXT))))
@@ -170,64 +161,81 @@ impl ChallengeTemplate {
             Body::V1(_) => (1, ""),
             Body::V2(_) => (2, extensions.as_str()),
         };
-        Variable {
-            body_members: format!(
-                "{{\"x402Version\":{version},\"error\":{error},\"reason\":{reason}{detail}{hint},\
-                 \"retriable\":false,{body_extensions}"
-            ),
-            v2_members: format!("\"error\":{error},{extensions}"),
+        let members = format!(
+            "{{\"x402Version\":{version},\"error\":{error},\"reason\":{reason}{detail}{hint},\
+             \"retriable\":false,{body_extensions}"
+        );
+        let head = format!(r#"{{"x402Version":2,"error":{error},{extensions}"resource":{{"url":""#);
+        Challenge {
+            header: self.header("", &head, url),
+            body: self.body(&[&members], url),
         }
     }
 
-    fn header(&self, variable: &Variable, url: &str) -> HeaderValue {
-        let mut head = [
-            r#"{"x402Version":2,"#,
-            &variable.v2_members,
-            r#""resource":{"url":""#,
-            url,
-            "\"  ",
-        ]
-        .concat();
+    /// The v2 object in base64: `encoded`, then `head` and the URL, then the constant rest.
+    fn header(&self, encoded: &str, head: &str, url: &str) -> HeaderValue {
+        let mut head = [head, url, "\"  "].concat();
         // Between two tokens, JSON does not mind zero, one or two blanks.
         head.truncate(head.len() - head.len() % 3);
-        let mut value = String::with_capacity(head.len() / 3 * 4 + self.header_tail.len());
+        let size = encoded.len() + head.len() / 3 * 4 + self.header_tail.len();
+        let mut value = String::with_capacity(size);
+        value.push_str(encoded);
         STANDARD.encode_string(&head, &mut value);
         value.push_str(&self.header_tail);
         header_value(value)
     }
 
-    fn body(&self, variable: &Variable, url: &str) -> String {
-        let members = variable.body_members.as_str();
+    fn body(&self, members: &[&str], url: &str) -> Vec<u8> {
+        // Twice over the same texts: first their length, because a buffer that fits is never copied.
+        let size = |texts: &[&str]| texts.iter().map(|text| text.len()).sum::<usize>();
+        let mut body = Vec::new();
         match &self.body {
-            Body::V2(rest) => [members, r#""resource":{"url":""#, url, "\"", rest].concat(),
+            Body::V2(rest) => {
+                let resource = [r#""resource":{"url":""#, url, "\"", rest];
+                body.reserve_exact(size(members) + size(&resource));
+                extend(&mut body, members);
+                extend(&mut body, &resource);
+            }
             Body::V1(entries) => {
-                let size: usize = entries
-                    .iter()
-                    .map(|entry| entry.before_url.len() + url.len() + entry.after_url.len() + 1)
-                    .sum();
-                let mut body = String::with_capacity(members.len() + size + 16);
-                body.push_str(members);
-                body.push_str(r#""accepts":["#);
+                let (open, close) = (r#""accepts":["#, "]}");
+                let entry =
+                    |entry: &V1Entry| entry.before_url.len() + url.len() + entry.after_url.len();
+                let commas = entries.len().saturating_sub(1);
+                let accepts = entries.iter().map(entry).sum::<usize>() + commas;
+                body.reserve_exact(size(members) + open.len() + accepts + close.len());
+                extend(&mut body, members);
+                extend(&mut body, &[open]);
                 for (position, entry) in entries.iter().enumerate() {
-                    if position > 0 {
-                        body.push(',');
-                    }
-                    body.push_str(&entry.before_url);
-                    body.push_str(url);
-                    body.push_str(&entry.after_url);
+                    let comma = if position > 0 { "," } else { "" };
+                    extend(
+                        &mut body,
+                        &[comma, &entry.before_url, url, &entry.after_url],
+                    );
                 }
-                body.push_str("]}");
-                body
+                extend(&mut body, &[close]);
             }
         }
+        body
+    }
+}
+
+fn extend(bytes: &mut Vec<u8>, texts: &[&str]) {
+    for text in texts {
+        bytes.extend_from_slice(text.as_bytes());
     }
 }
 
 /// The URL as the inside of a JSON string, at most [`MAX_URL`] bytes, whole characters.
-pub(super) fn escape_url(url: &str) -> String {
+pub(super) fn escape_url(url: &str) -> Cow<'_, str> {
+    // Nearly every URL is what it is when escaped.
+    let means_itself =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&');
+    if url.len() <= MAX_URL && url.bytes().all(means_itself) {
+        return Cow::Borrowed(url);
+    }
     let mut out = String::with_capacity(url.len().min(MAX_URL));
     escape_into_at_most(&mut out, url, MAX_URL);
-    out
+    Cow::Owned(out)
 }
 
 /// The v2 object from behind the URL to its end.

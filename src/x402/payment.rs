@@ -15,13 +15,14 @@ mod fields;
 
 pub(super) use fields::parse_fixed_hex;
 
-use super::json::{Json, JsonError};
+use super::json::{Document, Json, JsonError, Kind};
 use super::{PAYMENT_SIGNATURE, X_PAYMENT, printable};
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, U256};
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
-use fields::{EXCERPT, Object, describe};
+use fields::{EXCERPT, Field, Object, describe};
 use http::{HeaderMap, HeaderValue};
+use k256::sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ pub struct Payment {
     pub version: Version,
     /// The decoded JSON, byte for byte, to forward.
     pub json: Arc<str>,
-    /// keccak256 of `json`: identity of this very payload (M1).
+    /// SHA-256 of `json`: identity of this very payload (M1). No chain ever sees it, so it is the
+    /// strong hash that processors have instructions for.
     pub hash: B256,
     /// What the buyer says it accepted.
     pub accepted: Accepted,
@@ -239,20 +241,36 @@ pub fn read_payment(
         (Some(value), None) | (None, Some(value)) => value,
     };
     let text = decode(value.as_bytes(), max_bytes)?;
-    let json = Json::read(&text)?;
-    if !matches!(json, Json::Object(_)) {
+    let document = Document::read(&text)?;
+    if !matches!(document.root().kind(), Kind::Object) {
         return Err(PaymentHeaderError::NotObject);
     }
-    let root = Object::root(&json);
-    let version = read_version(root)?;
+    let [version, accepted, scheme, network, payload] = Object::root(document.root()).fields([
+        "x402Version",
+        "accepted",
+        "scheme",
+        "network",
+        "payload",
+    ])?;
+    let version = read_version(version.required()?)?;
     if version == Version::V1 && v2_header.is_some() {
         return Err(PaymentHeaderError::V1InV2Header);
     }
-    let accepted = read_accepted(root, version)?;
-    let payload = root.object("payload", "payload")?;
-    let authorization = read_authorization(payload)?;
-    let signature = payload.signature()?.into();
-    let hash = keccak256(text.as_bytes());
+    let accepted = match version {
+        Version::V1 => Accepted::V1 {
+            scheme: scheme.text()?,
+            network: network.text()?,
+        },
+        Version::V2 => read_accepted(accepted.object("accepted")?)?,
+    };
+    let [transfer, permit, signature] = payload.object("payload")?.fields([
+        "authorization",
+        "permit2Authorization",
+        "signature",
+    ])?;
+    let authorization = read_authorization(transfer, permit)?;
+    let signature = signature.signature()?.into();
+    let hash = B256::new(Sha256::digest(&text).into());
     let json = text.as_str().into();
     Ok(Some(Payment {
         version,
@@ -372,16 +390,15 @@ fn decode(value: &[u8], limit: usize) -> Result<String, PaymentHeaderError> {
     if value.is_empty() {
         return Err(PaymentHeaderError::Empty);
     }
-    let url_safe = value.iter().any(|byte| matches!(byte, b'-' | b'_'));
-    let engine = if url_safe { &URL_SAFE } else { &STANDARD };
-    let bytes = engine
+    // The alphabets differ in two letters, and a text with letters of both is read by neither.
+    let bytes = STANDARD
         .decode(value)
+        .or_else(|_where| URL_SAFE.decode(value))
         .map_err(|_where| PaymentHeaderError::Base64)?;
     String::from_utf8(bytes).map_err(|_where| PaymentHeaderError::NotUtf8)
 }
 
-fn read_version(root: Object<'_>) -> Result<Version, PaymentHeaderError> {
-    let json = root.required("x402Version")?;
+fn read_version(json: Json<'_>) -> Result<Version, PaymentHeaderError> {
     match json.as_u64() {
         Some(1) => Ok(Version::V1),
         Some(2) => Ok(Version::V2),
@@ -391,63 +408,86 @@ fn read_version(root: Object<'_>) -> Result<Version, PaymentHeaderError> {
     }
 }
 
-fn read_accepted(root: Object<'_>, version: Version) -> Result<Accepted, PaymentHeaderError> {
-    if version == Version::V1 {
-        return Ok(Accepted::V1 {
-            scheme: root.text("scheme")?,
-            network: root.text("network")?,
-        });
-    }
-    let accepted = root.object("accepted", "accepted")?;
+fn read_accepted(accepted: Object<'_>) -> Result<Accepted, PaymentHeaderError> {
+    let [
+        scheme,
+        network,
+        amount,
+        asset,
+        pay_to,
+        max_timeout_seconds,
+        extra,
+    ] = accepted.fields([
+        "scheme",
+        "network",
+        "amount",
+        "asset",
+        "payTo",
+        "maxTimeoutSeconds",
+        "extra",
+    ])?;
     Ok(Accepted::V2 {
-        scheme: accepted.text("scheme")?,
-        network: accepted.text("network")?,
-        amount: accepted.decimal("amount")?,
-        asset: accepted.text("asset")?,
-        pay_to: accepted.text("payTo")?,
-        max_timeout_seconds: accepted.optional_integer("maxTimeoutSeconds")?,
-        extra: accepted.optional("extra")?.map(Json::to_value),
+        scheme: scheme.text()?,
+        network: network.text()?,
+        amount: amount.decimal()?,
+        asset: asset.text()?,
+        pay_to: pay_to.text()?,
+        max_timeout_seconds: max_timeout_seconds.optional_integer()?,
+        extra: extra.optional().map(Json::to_value),
     })
 }
 
 /// M2: exactly one form. A form that is present as `null` counts as present, because another reader
 /// may not agree that it is absent.
-fn read_authorization(payload: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
-    let transfer = payload.member("authorization")?.is_some();
-    let permit = payload.member("permit2Authorization")?.is_some();
-    match (transfer, permit) {
+fn read_authorization(
+    transfer: Field<'_>,
+    permit: Field<'_>,
+) -> Result<Authorization, PaymentHeaderError> {
+    match (transfer.is_present(), permit.is_present()) {
         (false, false) => Err(PaymentHeaderError::NoAuthorization),
         (true, true) => Err(PaymentHeaderError::TwoAuthorizations),
-        (true, false) => read_transfer(payload.object("authorization", "payload.authorization")?),
-        (false, true) => {
-            read_permit(payload.object("permit2Authorization", "payload.permit2Authorization")?)
-        }
+        (true, false) => read_transfer(transfer.object("payload.authorization")?),
+        (false, true) => read_permit(permit.object("payload.permit2Authorization")?),
     }
 }
 
 fn read_transfer(signed: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
+    let [from, to, value, valid_after, valid_before, nonce] =
+        signed.fields(["from", "to", "value", "validAfter", "validBefore", "nonce"])?;
     Ok(Authorization::Eip3009 {
-        from: signed.address("from")?,
-        to: signed.address("to")?,
-        value: signed.decimal("value")?,
-        valid_after: signed.decimal("validAfter")?,
-        valid_before: signed.decimal("validBefore")?,
-        nonce: B256::new(signed.fixed_hex("nonce", "0x and 64 hex digits in quotes")?),
+        from: from.address()?,
+        to: to.address()?,
+        value: value.decimal()?,
+        valid_after: valid_after.decimal()?,
+        valid_before: valid_before.decimal()?,
+        nonce: B256::new(nonce.fixed_hex("0x and 64 hex digits in quotes")?),
     })
 }
 
 fn read_permit(signed: Object<'_>) -> Result<Authorization, PaymentHeaderError> {
-    let permitted = signed.object("permitted", "payload.permit2Authorization.permitted")?;
-    let witness = signed.object("witness", "payload.permit2Authorization.witness")?;
+    let [permitted, witness, from, spender, nonce, deadline] = signed.fields([
+        "permitted",
+        "witness",
+        "from",
+        "spender",
+        "nonce",
+        "deadline",
+    ])?;
+    let [token, amount] = permitted
+        .object("payload.permit2Authorization.permitted")?
+        .fields(["token", "amount"])?;
+    let [to, valid_after] = witness
+        .object("payload.permit2Authorization.witness")?
+        .fields(["to", "validAfter"])?;
     Ok(Authorization::Permit2 {
-        from: signed.address("from")?,
-        token: permitted.address("token")?,
-        amount: permitted.decimal("amount")?,
-        spender: signed.address("spender")?,
-        nonce: signed.decimal_or_hex("nonce")?,
-        deadline: signed.decimal("deadline")?,
-        to: witness.address("to")?,
-        valid_after: witness.decimal("validAfter")?,
+        from: from.address()?,
+        token: token.address()?,
+        amount: amount.decimal()?,
+        spender: spender.address()?,
+        nonce: nonce.decimal_or_hex()?,
+        deadline: deadline.decimal()?,
+        to: to.address()?,
+        valid_after: valid_after.decimal()?,
     })
 }
 

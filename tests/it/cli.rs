@@ -45,6 +45,8 @@ fn help_names_every_command_and_flag() {
         "--route-source",
         "--watch",
         "--kubeconfig",
+        "--watch-namespaces",
+        "--offer-selector",
         "--ledger",
         "--shutdown-delay",
         "--log-format",
@@ -64,7 +66,9 @@ fn bad_flags_are_exit_2() {
         &["--shutdown-delay", "5"],
         &["--frobnicate"],
         &["--route-source", "configmap"],
-        &["--route-source", "kube", "--config", "pricing.yaml"],
+        &["--watch-namespaces", "a", "--config", "pricing.yaml"],
+        &["--route-source", "kube", "--watch-namespaces", "A"],
+        &["--route-source", "kube", "--predecessor-secrets", "a/other"],
     ] {
         let output = run(folder.path(), args);
         assert_eq!(

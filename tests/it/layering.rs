@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("eip712", &["money"]),
     ("offer", &["money"]),
     ("pricing", &["offer", "money"]),
+    ("crd", &["offer", "money"]),
     ("x402", &["money"]),
     (
         "table",
@@ -64,7 +65,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "http/admin",
         ],
     ),
-    ("explain", &["pricing", "table", "gate", "http/respond"]),
+    (
+        "explain",
+        &["pricing", "crd", "table", "gate", "http/respond"],
+    ),
     ("operate", &["config", "ledger", "gate", "money"]),
     ("demo", &["serve", "config", "x402", "eip712"]),
 ];

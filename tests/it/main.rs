@@ -33,6 +33,8 @@ mod money;
 #[cfg(test)]
 mod observed;
 #[cfg(test)]
+mod offers;
+#[cfg(test)]
 mod parts;
 #[cfg(test)]
 mod real;

@@ -2,7 +2,7 @@
 
 use super::{RoutesFilter, SourceRow};
 use crate::metrics::CHUNK;
-use crate::table::{AcceptReport, Report, ReportedState, RouteReport};
+use crate::table::{AcceptReport, OfferEntry, Report, ReportedState, RouteReport};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use jiff::Timestamp;
@@ -154,19 +154,21 @@ impl RoutesPage {
     /// Rows from `position` until the chunk is full, and the end of the page after the last.
     fn rows(&mut self, mut position: usize, mut separated: bool) -> String {
         let mut text = String::new();
-        while let Some(route) = self.report.routes.get(position) {
+        while let Some(offer) = self.report.offer(position) {
             if text.len() >= CHUNK {
                 self.progress = Progress::Rows(position, separated);
                 return text;
             }
-            position += 1;
-            if self.filter.shows(route) {
+            if self.filter.shows(offer)
+                && let Some(route) = self.report.row(position)
+            {
                 if separated {
                     text.push(',');
                 }
                 separated = true;
-                text.push_str(&json(&RouteRow::new(route)));
+                text.push_str(&json(&RouteRow::new(&route)));
             }
+            position += 1;
         }
         self.progress = Progress::Done;
         text.push_str("]}\n");
@@ -190,11 +192,11 @@ impl Iterator for RoutesPage {
 }
 
 impl RoutesFilter {
-    fn shows(&self, route: &RouteReport) -> bool {
+    fn shows(&self, offer: &OfferEntry) -> bool {
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == value)
         };
-        is(&self.namespace, &route.offer.namespace) && is(&self.name, &route.offer.name)
+        is(&self.namespace, &offer.namespace) && is(&self.name, &offer.name)
     }
 }
 

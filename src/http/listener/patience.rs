@@ -1,22 +1,27 @@
-//! How long a connection may take over a header block.
+//! How long a connection may take over a header block, and how long it may be idle before one.
 //!
-//! hyper has one timer for a header block and the idle time before it, and none while it finds out
-//! whether a new connection speaks HTTP/2: a client that sends three letters and stops would stay
-//! for ever. One timer cannot be short for slow senders and long for idle proxies, so the short one
-//! is here, at the socket: it runs from accept to the first request, and from the first byte of
-//! each later header block to its request. hyper's timer is the long one.
+//! hyper has one timer for both, and none while it finds out whether a new connection speaks HTTP/2:
+//! a client that sends three letters and stops would stay for ever. One timer cannot be short for
+//! slow senders and long for idle proxies, so both limits are here, at the socket, and hyper's
+//! never ends ([`Reminder`]). The short one counts from accept to the first request, and from the first byte of each
+//! later header block to its request; the long one from an answer to that first byte.
 //!
-//! It never runs while a request is being answered, so a slow upload or a long settlement is not
-//! its business; and not on HTTP/2, once there was a request, because frames that are no request
+//! Neither counts while a request is being answered, so a slow upload or a long settlement is not
+//! their business; and not on HTTP/2, once there was a request, because frames that are no request
 //! keep such a connection alive by design.
+//!
+//! A connection in use begins to wait anew with every request, tens of thousands of times a second,
+//! and hardly ever waits long. So the timer is not moved each time: it is left to fire early, and
+//! is then set to what is due.
 
 use axum::body::Body;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::rt::Timer;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -45,15 +50,66 @@ pub(super) struct Attended {
     _request: InFlight,
 }
 
-/// A socket that fails a read when a header block takes too long.
+/// The limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// From accept to the first request, and from the first byte of a later header block to its
+    /// request.
+    pub(super) header: Duration,
+    /// From an answer to the first byte of the next header block, on HTTP/1.
+    pub(super) idle: Duration,
+}
+
+/// A socket that fails a read when a header block takes too long or does not come.
 #[derive(Debug)]
 pub(super) struct Patient<S> {
     stream: S,
-    patience: Duration,
+    limits: Limits,
+    wait: Wait,
+    /// When `wait` has lasted too long.
+    until: Instant,
+    /// Fires at `until` or before; later only while nothing is waited for.
     timer: Pin<Box<Sleep>>,
-    /// Number of requests that had begun when the timer was started, while it runs.
-    awaiting: Option<u64>,
+    /// Number of requests that had begun when bytes came that belong to none of them.
+    received_after: Option<u64>,
     activity: Activity,
+}
+
+/// The timer that hyper is given, which never fires.
+///
+/// Only with a limit of its own does hyper read again as soon as an answer is out, and without that
+/// read the socket would not learn that it waits. These timers cost nothing: they have no size, so
+/// even their boxes are not allocated.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reminder;
+
+/// What the socket waits for. One that differs from the last is a new one, with time of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wait {
+    /// Number of requests that had begun.
+    begun: u64,
+    /// For the rest of a header block, not for its first byte.
+    header: bool,
+}
+
+impl Timer for Reminder {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(*self)
+    }
+
+    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(*self)
+    }
+}
+
+impl hyper::rt::Sleep for Reminder {}
+
+impl Future for Reminder {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl Activity {
@@ -116,33 +172,58 @@ impl HttpBody for Attended {
 }
 
 impl<S> Patient<S> {
-    /// A socket whose first request is due within `patience`.
-    pub(super) fn new(stream: S, patience: Duration, activity: Activity) -> Self {
-        let timer = Box::pin(tokio::time::sleep(patience));
+    /// A socket whose first request is due within `limits.header`.
+    pub(super) fn new(stream: S, limits: Limits, activity: Activity) -> Self {
+        let until = Instant::now() + limits.header;
         Self {
             stream,
-            patience,
-            timer,
-            awaiting: Some(activity.begun()),
+            limits,
+            wait: Wait {
+                begun: activity.begun(),
+                header: true,
+            },
+            until,
+            timer: Box::pin(tokio::time::sleep_until(until)),
+            received_after: None,
             activity,
         }
     }
 
-    /// Stops the timer when what it waits for has come.
-    fn reconsider(&mut self) {
-        let activity = &self.activity;
-        self.awaiting = self
-            .awaiting
-            .filter(|begun| *begun == activity.begun() && !activity.is_multiplexed());
+    /// Notes where a header block begins.
+    fn received(&mut self) {
+        if self.activity.is_idle() {
+            self.received_after = Some(self.activity.begun());
+        }
     }
 
-    /// Starts the timer when these bytes begin a header block.
-    fn received(&mut self) {
-        self.reconsider();
-        let begins = self.activity.is_idle() && !self.activity.is_multiplexed();
-        if begins && self.awaiting.is_none() {
-            self.awaiting = Some(self.activity.begun());
-            self.timer.as_mut().reset(Instant::now() + self.patience);
+    /// Ready when the socket has waited too long.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.activity.is_idle() || self.activity.is_multiplexed() {
+            return Poll::Pending;
+        }
+        let begun = self.activity.begun();
+        let wait = Wait {
+            begun,
+            header: begun == 0 || self.received_after == Some(begun),
+        };
+        if wait != self.wait {
+            self.wait = wait;
+            let patience = if wait.header {
+                self.limits.header
+            } else {
+                self.limits.idle
+            };
+            self.until = Instant::now() + patience;
+        }
+        if self.timer.deadline() > self.until {
+            self.timer.as_mut().reset(self.until);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            if self.until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.until);
         }
     }
 }
@@ -161,12 +242,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
             }
             return read;
         }
-        self.reconsider();
-        if self.awaiting.is_some() && self.timer.as_mut().poll(context).is_ready() {
-            let late = "no complete request header in time";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)));
-        }
-        Poll::Pending
+        ready!(self.poll_patience(context));
+        let late = "no complete request header in time";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
     }
 }
 

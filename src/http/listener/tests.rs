@@ -22,7 +22,7 @@ impl Served {
     async fn at(address: &str, router: Router) -> Self {
         let (tasks, readiness) = (Tasks::new(), Readiness::new());
         let listener = Listener::bind(&address.parse().unwrap()).await.unwrap();
-        let server = listener.serve("test", router, &tasks, &readiness);
+        let server = listener.serve("test", routed(router), &tasks, &readiness);
         Self {
             server,
             tasks,
@@ -288,7 +288,7 @@ async fn a_connection_above_the_capacity_waits_for_room() {
         .await
         .unwrap();
     listener.capacity = 1;
-    let server = listener.serve("test", router(), &tasks, &readiness);
+    let server = listener.serve("test", routed(router()), &tasks, &readiness);
     let mut first = TcpStream::connect(server.local_addr()).await.unwrap();
     get_path(&mut first, "/").await;
     let mut second = TcpStream::connect(server.local_addr()).await.unwrap();

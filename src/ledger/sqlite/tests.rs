@@ -547,11 +547,11 @@ async fn a_hundred_thousand_paths_are_saved_at_once_r4() {
     let records: Vec<_> = (0..100_000)
         .map(|number| PathRecord {
             host: None,
-            pattern: format!("/services/offer-{number}/*"),
-            namespace: format!("team-{}", number % 100),
-            name: format!("offer-{number}"),
-            uid: format!("00000000-0000-4000-8000-{number:012}"),
-            base: format!("/services/offer-{number}"),
+            pattern: format!("/services/offer-{number}/*").into(),
+            namespace: format!("team-{}", number % 100).into(),
+            name: format!("offer-{number}").into(),
+            uid: format!("00000000-0000-4000-8000-{number:012}").into(),
+            base: format!("/services/offer-{number}").into(),
             closed_at: None,
         })
         .collect();

@@ -383,10 +383,10 @@ pub(super) async fn save_paths(
              AND uid = ?5",
         )
         .bind(record.host.as_deref().unwrap_or_default())
-        .bind(&record.pattern)
-        .bind(&record.namespace)
-        .bind(&record.name)
-        .bind(&record.uid)
+        .bind(&*record.pattern)
+        .bind(&*record.namespace)
+        .bind(&*record.name)
+        .bind(&*record.uid)
         .execute(&mut *connection)
         .await?;
     }
@@ -396,11 +396,11 @@ pub(super) async fn save_paths(
         );
         insert.push_values(records, |mut row, record| {
             row.push_bind(record.host.as_deref().unwrap_or_default())
-                .push_bind(&record.pattern)
-                .push_bind(&record.namespace)
-                .push_bind(&record.name)
-                .push_bind(&record.uid)
-                .push_bind(&record.base)
+                .push_bind(&*record.pattern)
+                .push_bind(&*record.namespace)
+                .push_bind(&*record.name)
+                .push_bind(&*record.uid)
+                .push_bind(&*record.base)
                 .push_bind(record.closed_at.map(|time| time.to_string()));
         });
         insert.push(

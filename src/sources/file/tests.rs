@@ -1,5 +1,6 @@
 //! The source against a real directory: every way a file is replaced, with deadlines, not sleeps.
 
+use super::told::chain;
 use super::*;
 use crate::pricing::Settings;
 use std::io::Write as _;
@@ -236,6 +237,36 @@ async fn a_broken_file_is_told_once_and_the_repaired_one_again() {
         ["/a"],
         "same content, told again after a failure"
     );
+}
+
+/// The table keeps what it made of a route for as long as it gets the same one.
+#[tokio::test]
+async fn an_edit_keeps_the_routes_that_it_does_not_touch() {
+    let routes = |update: &Update| match update {
+        Update::Document { offers, .. } => {
+            let routes = offers.iter().flat_map(|offer| &offer.routes);
+            routes.map(|declared| Arc::clone(&declared.route)).collect()
+        }
+        Update::Offers { .. }
+        | Update::Failed { .. }
+        | Update::Remembered { .. }
+        | Update::Tick => Vec::new(),
+    };
+    let mut source = Running::start(|directory| {
+        fs::write(directory.join("pricing.yaml"), document(&["a", "b"])).expect("written");
+    });
+    let first = routes(&source.next().await);
+    source.write(&document(&["new", "a", "b"]));
+    let second = routes(&source.live().await);
+    assert_eq!(second.len(), 3);
+    assert!(Arc::ptr_eq(&first[0], &second[1]) && Arc::ptr_eq(&first[1], &second[2]));
+    // Also after a text that was refused (R6).
+    source.write("routes: [");
+    failure(&source.live().await);
+    source.write(&document(&["other", "a", "b"]));
+    let third = routes(&source.live().await);
+    assert_eq!(&*third[0].pattern, "/other");
+    assert!(Arc::ptr_eq(&first[0], &third[1]) && Arc::ptr_eq(&first[1], &third[2]));
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The Secrets that hold credentials for upstreams: what was read of them, by namespace and name.
 //!
 //! Only Secrets of the listed names are ever read, and of them only one key. A Secret that lacks the
-//! label is not meant for this and its value is dropped unread. Like the list of offers, a list of
+//! label is not meant for this and its value is dropped unread; those of the predecessor have none,
+//! and the operator lists each of them. Like the list of offers, a list of
 //! Secrets counts when it is complete (R6); what was read once stays when the API is lost.
 
 use super::wire::Object;
@@ -35,11 +36,33 @@ struct Metadata {
     resource_version: Option<String>,
 }
 
+/// In base64.
 #[derive(Deserialize)]
 struct Data {
-    /// [`UPSTREAM_SECRET_KEY`], in base64.
+    /// [`UPSTREAM_SECRET_KEY`]: the whole header.
     #[serde(default, deserialize_with = "secret_text")]
     authorization: Option<SecretString>,
+    /// Of the predecessor: a bearer token.
+    #[serde(
+        default,
+        rename = "LITELLM_MASTER_KEY",
+        deserialize_with = "secret_text"
+    )]
+    litellm: Option<SecretString>,
+    /// Of the predecessor: a bearer token.
+    #[serde(default, rename = "API_SERVER_KEY", deserialize_with = "secret_text")]
+    hermes: Option<SecretString>,
+}
+
+/// How a Secret is to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// With the label; the value is the header.
+    Labelled,
+    /// `litellm-secrets`.
+    Litellm,
+    /// `hermes-api-server`.
+    Hermes,
 }
 
 /// What a Secret is worth.
@@ -56,6 +79,7 @@ pub(super) struct Credentials {
 struct SecretList {
     name: String,
     namespace: Option<String>,
+    form: Form,
     /// A complete list was seen.
     read: bool,
     /// The first attempt came to an end, good or bad.
@@ -66,10 +90,11 @@ struct SecretList {
 
 impl Credentials {
     /// Adds a list, to be filled; the number by which it is known.
-    pub(super) fn add(&mut self, name: String, namespace: Option<String>) -> usize {
+    pub(super) fn add(&mut self, name: String, namespace: Option<String>, form: Form) -> usize {
         self.lists.push(SecretList {
             name,
             namespace,
+            form,
             read: false,
             settled: false,
             found: BTreeMap::new(),
@@ -114,7 +139,9 @@ impl Credentials {
 
     pub(super) fn page(&mut self, list: usize, secrets: Vec<SecretObject>) {
         if let Some(list) = self.lists.get_mut(list) {
-            list.listing.extend(secrets.into_iter().map(read));
+            let form = list.form;
+            let read = secrets.into_iter().map(|secret| read(secret, form));
+            list.listing.extend(read);
         }
     }
 
@@ -132,7 +159,7 @@ impl Credentials {
     /// A Secret is there; its key when its worth changed.
     pub(super) fn set(&mut self, list: usize, secret: SecretObject) -> Option<SecretKey> {
         let list = self.lists.get_mut(list)?;
-        let (key, found) = read(secret);
+        let (key, found) = read(secret, list.form);
         let same = list.found.get(&key).is_some_and(|old| alike(old, &found));
         list.found.insert(key.clone(), found);
         (!same).then_some(key)
@@ -165,26 +192,29 @@ fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretString
     Ok(Option::<String>::deserialize(from)?.map(SecretString::from))
 }
 
-fn read(secret: SecretObject) -> (SecretKey, Found) {
+fn read(secret: SecretObject, form: Form) -> (SecretKey, Found) {
     let SecretObject { metadata, data } = secret;
     let labelled = metadata
         .labels
         .as_ref()
         .and_then(|labels| labels.get(UPSTREAM_SECRET_LABEL))
         .is_some_and(|value| value == "true");
-    let found = if labelled {
-        decode(data)
-    } else {
-        Err(UpstreamSecretError::NotLabelled)
+    let found = match form {
+        Form::Labelled if !labelled => Err(UpstreamSecretError::NotLabelled),
+        Form::Labelled => decode(data.and_then(|data| data.authorization)),
+        Form::Litellm => decode(data.and_then(|data| data.litellm)).map(|token| bearer(&token)),
+        Form::Hermes => decode(data.and_then(|data| data.hermes)).map(|token| bearer(&token)),
     };
     ((metadata.namespace, metadata.name), found)
 }
 
-fn decode(data: Option<Data>) -> Found {
+fn bearer(token: &SecretString) -> SecretString {
+    SecretString::from(format!("Bearer {}", token.expose_secret().trim()))
+}
+
+fn decode(encoded: Option<SecretString>) -> Found {
     const { assert!(matches!(UPSTREAM_SECRET_KEY.as_bytes(), b"authorization")) };
-    let encoded = data
-        .and_then(|data| data.authorization)
-        .ok_or(UpstreamSecretError::NoKey)?;
+    let encoded = encoded.ok_or(UpstreamSecretError::NoKey)?;
     let bytes = STANDARD
         .decode(encoded.expose_secret())
         .map_err(|_no_base64| UpstreamSecretError::NotAHeader)?;
@@ -227,7 +257,7 @@ mod tests {
 
     fn credentials() -> Credentials {
         let mut credentials = Credentials::default();
-        credentials.add("up".to_owned(), None);
+        credentials.add("up".to_owned(), None, Form::Labelled);
         credentials
     }
 
@@ -296,6 +326,24 @@ mod tests {
         assert!(seen.complete(0).is_none());
         seen.begin(0);
         assert!(seen.complete(0).is_some(), "it is gone");
+    }
+
+    #[test]
+    fn a_token_of_the_predecessor_becomes_a_header() {
+        let mut seen = Credentials::default();
+        let namespace = Some("llm".to_owned());
+        seen.add("litellm-secrets".to_owned(), namespace, Form::Litellm);
+        let secret: SecretObject = serde_json::from_value(serde_json::json!({
+            "metadata": {"namespace": "llm", "name": "litellm-secrets"},
+            "data": {"LITELLM_MASTER_KEY": STANDARD.encode("sk-1\n"), "API_SERVER_KEY": "AAAA"},
+        }))
+        .unwrap();
+        seen.page(0, vec![secret]);
+        seen.complete(0);
+        let found = text(seen.get("llm", "litellm-secrets"));
+        assert_eq!(found, Ok("Bearer sk-1".to_owned()));
+        let elsewhere = text(seen.get("a", "litellm-secrets"));
+        assert_eq!(elsewhere, Err(UpstreamSecretError::NotRead));
     }
 
     /// R13.

@@ -10,8 +10,9 @@
 //! is gone. Several scopes (namespaces) make one list, complete when each of them is.
 
 use super::credentials::{Credentials, SecretKey};
+use super::predecessor::{self, PredecessorSecret};
 use crate::crd::{self, Observations, Observed, ServiceOffer, TranslateOptions};
-use crate::offer::Offer;
+use crate::offer::{Offer, Problem};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,7 +56,7 @@ struct Entry {
 struct Again {
     /// The object in JSON, as far as the translation reads it.
     text: Box<str>,
-    secret: Option<Arc<str>>,
+    secret: Option<SecretKey>,
     next_change: Option<Timestamp>,
 }
 
@@ -63,16 +64,24 @@ struct Again {
 #[derive(Debug)]
 struct Translator {
     options: TranslateOptions,
+    /// Secrets of the predecessor that the operator lists.
+    predecessor: Vec<PredecessorSecret>,
     credentials: Credentials,
 }
 
 impl Store {
     /// A store of `scopes` lists, none of them complete.
-    pub(super) fn new(scopes: usize, options: TranslateOptions, credentials: Credentials) -> Self {
+    pub(super) fn new(
+        scopes: usize,
+        options: TranslateOptions,
+        predecessor: Vec<PredecessorSecret>,
+        credentials: Credentials,
+    ) -> Self {
         Self {
             scopes: (0..scopes).map(|_| Scope::default()).collect(),
             translator: Translator {
                 options,
+                predecessor,
                 credentials,
             },
             due: BTreeSet::new(),
@@ -194,20 +203,20 @@ impl Store {
             return false;
         }
         self.translator.options.bound_hosts = hosts;
-        self.again(now, |_, _| true)
+        self.again(now, |_| true)
     }
 
     /// Secrets of a name were read; whether any offer changed.
     pub(super) fn secrets_read(&mut self, name: &str, now: Timestamp) -> bool {
-        self.again(now, |_, again| again.secret.as_deref() == Some(name))
+        self.again(now, |again| {
+            let secret = again.secret.as_ref();
+            secret.is_some_and(|(_, named)| named == name)
+        })
     }
 
     /// One Secret changed; whether any offer changed.
     pub(super) fn secret_changed(&mut self, secret: &SecretKey, now: Timestamp) -> bool {
-        let (namespace, name) = secret;
-        self.again(now, |key, again| {
-            *key.0 == **namespace && again.secret.as_deref() == Some(name)
-        })
+        self.again(now, |again| again.secret.as_ref() == Some(secret))
     }
 
     /// When [`Store::pass_time`] has something to do.
@@ -220,13 +229,11 @@ impl Store {
         if self.next_change().is_none_or(|at| at > now) {
             return false;
         }
-        self.again(now, |_, again| {
-            again.next_change.is_some_and(|at| at <= now)
-        })
+        self.again(now, |again| again.next_change.is_some_and(|at| at <= now))
     }
 
     /// Translates again what `which` says, also in lists that are not complete yet.
-    fn again(&mut self, now: Timestamp, which: impl Fn(&Key, &Again) -> bool) -> bool {
+    fn again(&mut self, now: Timestamp, which: impl Fn(&Again) -> bool) -> bool {
         let mut changed = false;
         for scope in &mut self.scopes {
             changed |= translate_again(
@@ -246,11 +253,25 @@ impl Translator {
     /// What is kept of an object; what did not change keeps its place in memory.
     fn entry(&self, object: &ServiceOffer, old: Option<&Entry>, now: Timestamp) -> Entry {
         let mut translated = crd::translate(object, &self.options, now);
-        if let Some(name) = translated.upstream_secret.clone() {
-            let found = self.credentials.get(&translated.offer.namespace, &name);
-            translated.attach_upstream_auth(found);
-        }
-        let depends_on_more = translated.upstream_secret.is_some()
+        let secret = if let Some(name) = &translated.upstream_secret {
+            let (namespace, name) = (translated.offer.namespace.to_string(), name.to_string());
+            translated.attach_upstream_auth(self.credentials.get(&namespace, &name));
+            Some((namespace, name))
+        } else {
+            let foreign = &self.options.foreign_upstreams;
+            let secret = predecessor::secret_of(object, &self.predecessor, foreign);
+            if let Some((namespace, name)) = &secret {
+                match self.credentials.get(namespace, name) {
+                    Ok(found) => translated.attach_upstream_auth(Ok(found)),
+                    Err(why) => translated.offer.problems.push(Problem {
+                        code: "upstream_secret",
+                        message: format!("the Secret {name} of the upstream: {why}"),
+                    }),
+                }
+            }
+            secret
+        };
+        let depends_on_more = secret.is_some()
             || translated.next_change.is_some()
             || object.spec.get("hostname").is_some();
         let again = depends_on_more.then(|| {
@@ -262,7 +283,7 @@ impl Translator {
                 })
                 .to_string()
                 .into_boxed_str(),
-                secret: translated.upstream_secret.clone(),
+                secret,
                 next_change: translated.next_change,
             })
         });
@@ -302,11 +323,11 @@ fn translate_again(
     translator: &Translator,
     mut due: Option<&mut BTreeSet<(Timestamp, Key)>>,
     now: Timestamp,
-    which: impl Fn(&Key, &Again) -> bool,
+    which: impl Fn(&Again) -> bool,
 ) -> bool {
     let mut changed = false;
     for (key, entry) in entries {
-        let Some(again) = entry.again.as_ref().filter(|again| which(key, again)) else {
+        let Some(again) = entry.again.as_ref().filter(|again| which(again)) else {
             continue;
         };
         // Our own JSON: it was an object before, and every object can be read.

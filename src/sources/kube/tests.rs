@@ -28,7 +28,7 @@ impl Rig {
     fn with_settings(scopes: usize, secrets: &[&str], settings: Option<Arc<Settings>>) -> Self {
         let mut credentials = Credentials::default();
         for name in secrets {
-            credentials.add((*name).to_owned(), None);
+            credentials.add((*name).to_owned(), None, Form::Labelled);
         }
         let translation = TranslateOptions {
             upstream_secret_names: secrets.iter().map(|name| (*name).to_owned()).collect(),
@@ -40,7 +40,7 @@ impl Rig {
         let (told, degraded) = latest::channel(Vec::new());
         let tasks = Tasks::new();
         let informer = Informer {
-            store: Store::new(scopes, translation, credentials),
+            store: Store::new(scopes, translation, Vec::new(), credentials),
             troubles: vec![None; scopes],
             secret_troubles: vec![None; secrets.len()],
             degraded: told,

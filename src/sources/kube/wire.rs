@@ -202,13 +202,12 @@ async fn send(client: &Client, request: Request<Vec<u8>>) -> Result<Body, Fault>
     let answer = client
         .send(request.map(Body::from))
         .await
-        .map_err(|error| match error {
-            kube::Error::Service(inner) => Fault::unreachable(&*inner),
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "not our enum; all is transport"
-            )]
-            other => Fault::unreachable(&other),
+        .map_err(|error| {
+            if let kube::Error::Service(inner) = &error {
+                Fault::unreachable(&**inner)
+            } else {
+                Fault::unreachable(&error)
+            }
         })?;
     if answer.status().is_success() {
         return Ok(answer.into_body());

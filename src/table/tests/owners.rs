@@ -41,8 +41,8 @@ fn o1_intersecting_subtrees_go_to_the_older_offer_as_a_whole() {
             assert_eq!(world.rows("old"), live(), "{older} {younger}");
             assert_eq!(world.rows("new"), conflict(), "{older} {younger}");
             let table = world.reader.load();
-            let rows = &table.report.routes;
-            let detail = rows.iter().find_map(|row| row.detail.clone()).unwrap();
+            let mut rows = table.report.rows();
+            let detail = rows.find_map(|row| row.detail.clone()).unwrap();
             assert!(detail.contains("another namespace"), "O7: {detail}");
             assert!(
                 !detail.contains("old") && !detail.contains("\"a\""),
@@ -371,8 +371,7 @@ fn o5_past_its_cap_a_namespace_closes_its_managed_prefix_and_opens_nothing() {
     let table = world.reader.load_full();
     let closed: Vec<_> = table
         .report
-        .routes
-        .iter()
+        .rows()
         .map(|row| row.pattern.to_string())
         .collect();
     assert!(closed.contains(&"/services/*".to_owned()), "{closed:?}");

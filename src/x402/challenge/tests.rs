@@ -62,6 +62,13 @@ fn the_first_challenge_serves_both_versions() {
 }
 
 #[test]
+fn the_constant_head_of_the_first_challenge_is_what_it_says() {
+    let head = format!(r#"{{"x402Version":2,"error":"{FIRST_ERROR}","resource":{{"url":""#);
+    assert_eq!(FIRST_HEAD, STANDARD.encode(&head));
+    assert_eq!(head.len() % 3, 0, "what follows could not be appended");
+}
+
+#[test]
 fn a_repeated_challenge_says_in_both_places_what_failed() {
     let challenge = template().render(URL, Some(&failure()));
     let object = header(&challenge);

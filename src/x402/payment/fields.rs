@@ -5,7 +5,7 @@
 //! signs, exponents, blanks and the empty text, which some of them accept, are refused. An error
 //! names the field and shows a bounded excerpt of it, except for signatures.
 
-use super::super::json::Json;
+use super::super::json::{Json, Kind};
 use super::super::printable;
 use super::PaymentHeaderError;
 use alloy_primitives::{Address, U256, hex};
@@ -13,7 +13,16 @@ use alloy_primitives::{Address, U256, hex};
 /// An object inside the payment, with its path for errors.
 #[derive(Clone, Copy)]
 pub(super) struct Object<'j> {
-    json: &'j Json<'j>,
+    json: Json<'j>,
+    path: &'static str,
+}
+
+/// What stands under one key of an object, be it nothing.
+#[derive(Clone, Copy)]
+pub(super) struct Field<'j> {
+    json: Option<Json<'j>>,
+    key: &'static str,
+    /// Path of the object.
     path: &'static str,
 }
 
@@ -28,130 +37,145 @@ const OBJECT: &str = "an object";
 
 impl<'j> Object<'j> {
     /// The payment itself.
-    pub(super) const fn root(json: &'j Json<'j>) -> Self {
+    pub(super) const fn root(json: Json<'j>) -> Self {
         Self { json, path: "" }
     }
 
-    /// The value of a key, be it `null`.
+    /// What stands under each of these keys, looked up in one pass.
     ///
-    /// A key that differs from it only in letter case is refused, alone or beside it: some readers
-    /// ignore case, and would settle another nonce than the one that we claim (M2).
-    pub(super) fn member(self, key: &str) -> Result<Option<&'j Json<'j>>, PaymentHeaderError> {
-        let mut value = None;
-        for (name, candidate) in self.json.members() {
-            if name == key {
-                value = Some(candidate);
-            } else if equal_but_for_case(name, key) {
-                return Err(PaymentHeaderError::KeySpelling {
-                    field: self.field(key),
-                    found: printable(name, EXCERPT),
-                });
+    /// A key that differs from one of them only in letter case is refused, alone or beside it: some
+    /// readers ignore case, and would settle another nonce than the one that we claim (M2).
+    pub(super) fn fields<const N: usize>(
+        self,
+        keys: [&'static str; N],
+    ) -> Result<[Field<'j>; N], PaymentHeaderError> {
+        let path = self.path;
+        let mut fields = keys.map(|key| Field {
+            json: None,
+            key,
+            path,
+        });
+        for (name, json) in self.json.members() {
+            for field in &mut fields {
+                if name == field.key {
+                    field.json = Some(json);
+                    break;
+                }
+                if equal_but_for_case(name, field.key) {
+                    return Err(PaymentHeaderError::KeySpelling {
+                        field: field.name(),
+                        found: printable(name, EXCERPT),
+                    });
+                }
             }
         }
-        Ok(value)
+        Ok(fields)
+    }
+}
+
+impl<'j> Field<'j> {
+    /// Whether the key is there, be its value `null`.
+    pub(super) const fn is_present(self) -> bool {
+        self.json.is_some()
     }
 
-    /// The value of a key, `None` when it is absent or null.
-    pub(super) fn optional(self, key: &str) -> Result<Option<&'j Json<'j>>, PaymentHeaderError> {
-        Ok(self
-            .member(key)?
-            .filter(|value| !matches!(value, Json::Null)))
+    /// The value, `None` when it is absent or null.
+    pub(super) fn optional(self) -> Option<Json<'j>> {
+        self.json
+            .filter(|value| !matches!(value.kind(), Kind::Null))
     }
 
-    pub(super) fn optional_integer(self, key: &str) -> Result<Option<u64>, PaymentHeaderError> {
-        let Some(json) = self.optional(key)? else {
+    pub(super) fn optional_integer(self) -> Result<Option<u64>, PaymentHeaderError> {
+        let Some(json) = self.optional() else {
             return Ok(None);
         };
         match json.as_u64() {
             Some(integer) => Ok(Some(integer)),
-            None => Err(self.invalid(key, "a whole number", describe(json))),
+            None => Err(self.invalid("a whole number", describe(json))),
         }
     }
 
-    pub(super) fn required(self, key: &str) -> Result<&'j Json<'j>, PaymentHeaderError> {
-        self.optional(key)?
-            .ok_or_else(|| PaymentHeaderError::Missing {
-                field: self.field(key),
-            })
+    pub(super) fn required(self) -> Result<Json<'j>, PaymentHeaderError> {
+        self.optional()
+            .ok_or_else(|| PaymentHeaderError::Missing { field: self.name() })
     }
 
-    pub(super) fn object(self, key: &str, path: &'static str) -> Result<Self, PaymentHeaderError> {
-        let json = self.required(key)?;
-        match json {
-            Json::Object(_) => Ok(Self { json, path }),
-            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_) => {
-                Err(self.invalid(key, OBJECT, kind(json).to_owned()))
+    /// The object, whose own path is `path`.
+    pub(super) fn object(self, path: &'static str) -> Result<Object<'j>, PaymentHeaderError> {
+        let json = self.required()?;
+        match json.kind() {
+            Kind::Object => Ok(Object { json, path }),
+            Kind::Null | Kind::Bool(_) | Kind::Number(_) | Kind::String(_) | Kind::Array => {
+                Err(self.invalid(OBJECT, kind(json).to_owned()))
             }
         }
     }
 
-    fn str(self, key: &str, expected: &'static str) -> Result<&'j str, PaymentHeaderError> {
-        let json = self.required(key)?;
+    fn str(self, expected: &'static str) -> Result<&'j str, PaymentHeaderError> {
+        let json = self.required()?;
         json.as_str()
-            .ok_or_else(|| self.invalid(key, expected, describe(json)))
+            .ok_or_else(|| self.invalid(expected, describe(json)))
     }
 
-    pub(super) fn text(self, key: &str) -> Result<String, PaymentHeaderError> {
-        self.str(key, TEXT).map(str::to_owned)
+    pub(super) fn text(self) -> Result<String, PaymentHeaderError> {
+        self.str(TEXT).map(str::to_owned)
     }
 
-    pub(super) fn decimal(self, key: &str) -> Result<U256, PaymentHeaderError> {
-        let text = self.str(key, DECIMAL)?;
-        parse_decimal(text).ok_or_else(|| self.invalid(key, DECIMAL, excerpt(text)))
+    pub(super) fn decimal(self) -> Result<U256, PaymentHeaderError> {
+        let text = self.str(DECIMAL)?;
+        parse_decimal(text).ok_or_else(|| self.invalid(DECIMAL, excerpt(text)))
     }
 
-    pub(super) fn decimal_or_hex(self, key: &str) -> Result<U256, PaymentHeaderError> {
+    pub(super) fn decimal_or_hex(self) -> Result<U256, PaymentHeaderError> {
         const EXPECTED: &str =
             "a number below 2^256 in quotes, decimal digits or 0x and hex digits";
-        let text = self.str(key, EXPECTED)?;
+        let text = self.str(EXPECTED)?;
         let value = text
             .strip_prefix("0x")
             .map_or_else(|| parse_decimal(text), parse_hex);
-        value.ok_or_else(|| self.invalid(key, EXPECTED, excerpt(text)))
+        value.ok_or_else(|| self.invalid(EXPECTED, excerpt(text)))
     }
 
-    pub(super) fn address(self, key: &str) -> Result<Address, PaymentHeaderError> {
-        self.fixed_hex(key, "an address: 0x and 40 hex digits in quotes")
+    pub(super) fn address(self) -> Result<Address, PaymentHeaderError> {
+        self.fixed_hex("an address: 0x and 40 hex digits in quotes")
             .map(Address::new)
     }
 
     pub(super) fn fixed_hex<const N: usize>(
         self,
-        key: &str,
         expected: &'static str,
     ) -> Result<[u8; N], PaymentHeaderError> {
-        let text = self.str(key, expected)?;
-        parse_fixed_hex(text).ok_or_else(|| self.invalid(key, expected, excerpt(text)))
+        let text = self.str(expected)?;
+        parse_fixed_hex(text).ok_or_else(|| self.invalid(expected, excerpt(text)))
     }
 
-    /// Bytes of `signature`, of any length but none; contract wallets sign in forms of their own.
+    /// Bytes of a signature, of any length but none; contract wallets sign in forms of their own.
     /// The error tells only its size.
     pub(super) fn signature(self) -> Result<Vec<u8>, PaymentHeaderError> {
         const EXPECTED: &str = "0x and an even number of hex digits in quotes";
-        let json = self.required("signature")?;
+        let json = self.required()?;
         let text = json
             .as_str()
-            .ok_or_else(|| self.invalid("signature", EXPECTED, kind(json).to_owned()))?;
-        text.strip_prefix("0x")
-            .filter(|digits| !digits.is_empty())
-            .and_then(decode_hex)
+            .ok_or_else(|| self.invalid(EXPECTED, kind(json).to_owned()))?;
+        bare_hex(text)
+            .and_then(|digits| hex::decode(digits).ok())
             .ok_or_else(|| {
                 let found = format!("something else, with {} characters", text.chars().count());
-                self.invalid("signature", EXPECTED, found)
+                self.invalid(EXPECTED, found)
             })
     }
 
-    fn field(self, key: &str) -> String {
+    fn name(self) -> String {
         if self.path.is_empty() {
-            key.to_owned()
+            self.key.to_owned()
         } else {
-            format!("{}.{key}", self.path)
+            format!("{}.{}", self.path, self.key)
         }
     }
 
-    fn invalid(self, key: &str, expected: &'static str, found: String) -> PaymentHeaderError {
+    fn invalid(self, expected: &'static str, found: String) -> PaymentHeaderError {
         PaymentHeaderError::Invalid {
-            field: self.field(key),
+            field: self.name(),
             expected,
             found,
         }
@@ -165,10 +189,13 @@ fn equal_but_for_case(name: &str, key: &str) -> bool {
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
     };
-    if name.is_ascii() {
+    // Our keys are ASCII, and each of those two letters takes more bytes than the one it stands for.
+    if name.len() == key.len() {
         name.eq_ignore_ascii_case(key)
     } else {
-        name.chars().map(fold).eq(key.chars().map(fold))
+        name.len() > key.len()
+            && !name.is_ascii()
+            && name.chars().map(fold).eq(key.chars().map(fold))
     }
 }
 
@@ -193,27 +220,24 @@ fn parse_hex(digits: &str) -> Option<U256> {
 
 /// `0x` and exactly `N` bytes of hex in any letter case.
 pub(in crate::x402) fn parse_fixed_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.strip_prefix("0x")?;
-    // The decoder would accept a second prefix.
-    if digits.len() != 2 * N || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
     let mut bytes = [0; N];
-    hex::decode_to_slice(digits, &mut bytes).ok()?;
+    hex::decode_to_slice(bare_hex(text)?, &mut bytes).ok()?;
     Some(bytes)
 }
 
-fn decode_hex(digits: &str) -> Option<Vec<u8>> {
-    let hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    hex.then(|| hex::decode(digits).ok()).flatten()
+/// The digits behind `0x`; the decoder checks them, but would accept a second prefix.
+fn bare_hex(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix("0x")?;
+    let twice = digits.starts_with("0x") || digits.starts_with("0X");
+    (!digits.is_empty() && !twice).then_some(digits)
 }
 
 /// A value in an error: short ones as they are, long ones cut.
-pub(super) fn describe(json: &Json<'_>) -> String {
-    match json {
-        Json::Number(number) => format!("the number {number}"),
-        Json::String(text) => excerpt(text),
-        Json::Null | Json::Bool(_) | Json::Array(_) | Json::Object(_) => kind(json).to_owned(),
+pub(super) fn describe(json: Json<'_>) -> String {
+    match json.kind() {
+        Kind::Number(number) => format!("the number {number}"),
+        Kind::String(text) => excerpt(text),
+        Kind::Null | Kind::Bool(_) | Kind::Array | Kind::Object => kind(json).to_owned(),
     }
 }
 
@@ -221,13 +245,13 @@ fn excerpt(text: &str) -> String {
     format!("\"{}\"", printable(text, EXCERPT))
 }
 
-const fn kind(json: &Json<'_>) -> &'static str {
-    match json {
-        Json::Null => "null",
-        Json::Bool(_) => "true or false",
-        Json::Number(_) => "a number",
-        Json::String(_) => "text",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
+const fn kind(json: Json<'_>) -> &'static str {
+    match json.kind() {
+        Kind::Null => "null",
+        Kind::Bool(_) => "true or false",
+        Kind::Number(_) => "a number",
+        Kind::String(_) => "text",
+        Kind::Array => "a list",
+        Kind::Object => "an object",
     }
 }

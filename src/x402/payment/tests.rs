@@ -10,6 +10,10 @@ fn refusal(name: &'static str, json: &str) -> PaymentHeaderError {
     read_payment(&headers(name, json), LIMIT).expect_err(json)
 }
 
+fn sha256(bytes: impl AsRef<[u8]>) -> B256 {
+    B256::new(Sha256::digest(bytes).into())
+}
+
 /// [`V2`] with the value at a JSON pointer replaced, or removed.
 fn edited(base: &str, pointer: &str, value: Option<Value>) -> String {
     let mut json: Value = serde_json::from_str(base).expect("JSON");
@@ -46,7 +50,7 @@ fn the_v2_vector_has_the_size_of_the_digest_and_reads_into_types() {
     let read = payment(PAYMENT_SIGNATURE, V2);
     assert_eq!(read.version, Version::V2);
     assert_eq!(&*read.json, V2);
-    assert_eq!(read.hash, keccak256(V2));
+    assert_eq!(read.hash, sha256(V2));
     assert_eq!(read.payer(), PAYER);
     assert_eq!(read.signature.len(), 65);
     assert_eq!(
@@ -563,7 +567,7 @@ proptest! {
         if let Ok(read) = read_payment(&headers, LIMIT) {
             let read = read.expect("present");
             prop_assert_eq!(read.json.as_bytes(), &bytes[..]);
-            prop_assert_eq!(read.hash, keccak256(&bytes));
+            prop_assert_eq!(read.hash, sha256(&bytes));
         }
     }
 }

@@ -23,7 +23,7 @@ const RETRIED: Duration = Duration::from_secs(30);
 /// Nobody listens: no test here pays.
 const FACILITATOR: &str = "http://127.0.0.1:9";
 
-/// What the documented ClusterRole grants.
+/// What the documented `ClusterRole` grants.
 fn rules() -> Value {
     json!([
         {"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["list", "watch"]},
@@ -31,7 +31,7 @@ fn rules() -> Value {
     ])
 }
 
-/// A kubeconfig of a service account in `namespace` that may do what the ClusterRole says.
+/// A kubeconfig of a service account in `namespace` that may do what the `ClusterRole` says.
 async fn allowed(control: &ControlPlane, cluster: &Cluster, namespace: &str) -> String {
     let token = cluster.service_account(namespace, "gate").await;
     cluster.allow(namespace, "gate", &rules()).await;
@@ -252,7 +252,40 @@ async fn a_secret_is_live_when_it_appears_and_when_it_goes() {
     assert!(!verifier.log().contains("hunter2"));
 }
 
-/// Roles instead of a ClusterRole, and a canary beside the predecessor.
+/// O6: the predecessor's Secret of another namespace, for whom the operator lists and nobody else.
+#[tokio::test]
+async fn o6_a_secret_of_the_predecessor_is_read_where_the_operator_says_so() {
+    let control = ControlPlane::shared().await;
+    let cluster = control.cluster();
+    cluster.install_field_crd().await;
+    let kubeconfig = allowed(&control, &cluster, "inf-old").await;
+    cluster.namespace("inf-llm").await;
+    let named = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["litellm-secrets"], "verbs": ["list", "watch"]}]);
+    cluster
+        .allow_within("inf-llm", "inf-old", "gate", &named)
+        .await;
+    let mut made = offer("inf-old", "chat", "0.001");
+    made["spec"]["upstream"]["service"] = json!("litellm");
+    made["spec"]["upstream"]["namespace"] = json!("inf-llm");
+    cluster.create_offer(&made).await.unwrap();
+    let args = [
+        "--route-source=kube",
+        &kubeconfig,
+        "--watch-namespaces=inf-old",
+        "--foreign-upstreams=inf-old=inf-llm",
+        "--predecessor-secrets=inf-llm/litellm-secrets",
+    ];
+    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    becomes(&verifier, SOON, "/services/chat/x", BROKEN).await;
+    let data = [("LITELLM_MASTER_KEY", "sk-hunter2")];
+    cluster
+        .secret("inf-llm", "litellm-secrets", &[], &data)
+        .await;
+    becomes(&verifier, SECRET_SOON, "/services/chat/x", PAY).await;
+    assert!(!verifier.log().contains("sk-hunter2"));
+}
+
+/// Roles instead of a `ClusterRole`, and a canary beside the predecessor.
 #[tokio::test]
 async fn of_a_cluster_only_the_named_namespaces_and_labels_are_read() {
     let control = ControlPlane::shared().await;

@@ -2,7 +2,10 @@
 //! afterwards the table equals the cluster.
 
 use super::*;
-use crate::parts::control_plane::{ApiFaults, Ask, Fault, Options, Verb};
+use crate::parts::{
+    control_plane::{ApiFaults, Ask, Fault, Options, Verb},
+    stream_proxy::{Direction, StreamProxy},
+};
 
 /// Pauses between attempts grow to 30 s.
 const RECOVERY: Duration = Duration::from_secs(90);
@@ -238,4 +241,104 @@ async fn a_crd_that_is_deleted_closes_what_was_sold() {
         .await
         .unwrap();
     costs(&verifier, RECOVERY, "/services/a/x", "2000").await;
+}
+
+/// Each time the connections break a little later in what is said on them, while offers come, change and go.
+#[tokio::test]
+async fn connections_that_break_at_any_byte_lose_and_repeat_nothing() {
+    let (control, cluster, _faults, _first) = scene(&[]).await;
+    let proxy = StreamProxy::start(control.address()).await;
+    let token = cluster.token("default", "gate").await;
+    let file = control.kubeconfig(proxy.address(), &token);
+    let kubeconfig = format!("--kubeconfig={}", file.display());
+    let args = ["--route-source=kube", &kubeconfig];
+    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    for round in 0..30_u64 {
+        proxy.cut_after(Direction::Down, 37 * round % 1_500);
+        let name = format!("r{round}");
+        cluster
+            .create_offer(&offer("default", &name, "0.001"))
+            .await
+            .unwrap();
+        cluster.patch_offer("default", &name, &price("0.003")).await;
+        if round % 3 == 0 {
+            cluster.delete_offer("default", &name).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        still_ready_and_gated(&verifier).await;
+    }
+    proxy.release();
+    for round in 0..30 {
+        let path = format!("/services/r{round}/x");
+        if round % 3 == 0 {
+            let gone = |status: u16| status == 410 || status == 403;
+            let within = "what is deleted to be closed";
+            verifier
+                .eventually(RECOVERY, within, || async {
+                    gone(answer(&verifier, &path).await.0)
+                })
+                .await;
+        } else {
+            costs(&verifier, RECOVERY, &path, "3000").await;
+        }
+    }
+    source_is(&verifier, RECOVERY, "ok", "").await;
+}
+
+/// RBAC is taken away and given back: the watch under way goes on until its end, then the loss is named.
+#[tokio::test]
+async fn rights_that_are_taken_away_and_given_back_need_no_restart() {
+    let (_control, cluster, faults, verifier) = scene(&[]).await;
+    cluster.revoke("default", "gate").await;
+    let cut = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
+    faults.wait_hits(cut, 1).await;
+    faults.remove(cut);
+    source_is(
+        &verifier,
+        RECOVERY,
+        "failed",
+        "does not allow us to watch serviceoffers.obol.org",
+    )
+    .await;
+    cluster
+        .create_offer(&offer("default", "b", "0.001"))
+        .await
+        .unwrap();
+    still_ready_and_gated(&verifier).await;
+    cluster.allow("default", "gate", &rules()).await;
+    becomes(&verifier, RECOVERY, "/services/b/x", PAY).await;
+    source_is(&verifier, RECOVERY, "ok", "").await;
+}
+
+/// Pages before the one that failed stay good: a list of 100,000 does not begin again for one answer of 500.
+#[tokio::test]
+async fn a_page_that_fails_is_asked_for_again_and_no_other() {
+    let control = ControlPlane::start().await;
+    let cluster = control.cluster();
+    cluster.install_field_crd().await;
+    let token = cluster.service_account("default", "gate").await;
+    cluster.allow("default", "gate", &rules()).await;
+    cluster
+        .create_offers((0..1_100).map(|n| offer("default", &format!("o{n}"), "0.001")))
+        .await;
+    let faults = ApiFaults::start(control.address()).await;
+    let further = Ask::of(Verb::List, "serviceoffers").further_pages();
+    faults.set_times(1, further.clone(), Fault::Answer(500, None));
+    faults.set_times(1, further, Fault::LoseAnswer);
+    let file = control.kubeconfig(faults.address(), &token);
+    let kubeconfig = format!("--kubeconfig={}", file.display());
+    let args = ["--route-source=kube", &kubeconfig];
+    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    for n in [0, 499, 500, 999, 1_000, 1_099] {
+        assert_eq!(
+            answer(&verifier, &format!("/services/o{n}/x")).await.0,
+            402,
+            "o{n}"
+        );
+    }
+    let lists = faults.seen();
+    let lists = lists
+        .iter()
+        .filter(|seen| seen.verb == Some(Verb::List) && seen.resource == "serviceoffers");
+    assert_eq!(lists.count(), 5, "three pages, and two of them again");
 }

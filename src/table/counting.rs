@@ -1,0 +1,156 @@
+//! Which counters are in use, and by how many routes (R7).
+//!
+//! Counters belong to an offer (UID) and a label block. A route that is built takes them from here;
+//! a route that leaves the table gives them back, after those that replace it have taken theirs. So
+//! counters pass from table to table while any route needs them, and one that nobody needs is gone
+//! for good: the next offer of that name starts at zero.
+
+use super::OfferEntry;
+use super::edges::Keyed;
+use crate::metrics::{OfferCounters, OfferLabels};
+use crate::money::{Asset, Network};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// When an offer was last paid, from the ledger: by namespace, name, CAIP-2, checksummed asset.
+type LastSuccess = HashMap<(String, String, String, String), u64>;
+
+/// All counters in use.
+#[derive(Debug, Default)]
+pub(super) struct CounterBook {
+    sets: HashTable<Set>,
+    keyed: Keyed,
+    last_success: LastSuccess,
+    /// All counters, as the table shows them; `None` when that has changed.
+    shown: Option<Arc<[Arc<OfferCounters>]>>,
+}
+
+#[derive(Debug)]
+struct Set {
+    offer: Arc<OfferEntry>,
+    network: Network,
+    asset: Arc<Asset>,
+    counters: Arc<OfferCounters>,
+    /// How many payment options of routes count here.
+    uses: u32,
+}
+
+/// What makes two sets one: the UID and the texts of the labels.
+type SetKey<'a> = (
+    (Option<&'a str>, &'a str, &'a str),
+    Network,
+    (&'a str, [u8; 20], u8),
+);
+
+fn key<'a>(offer: &'a OfferEntry, network: Network, asset: &'a Asset) -> SetKey<'a> {
+    (
+        (offer.uid.as_deref(), &offer.namespace, &offer.name),
+        network,
+        (&asset.symbol, asset.address.into_array(), asset.decimals),
+    )
+}
+
+impl Set {
+    fn key(&self) -> SetKey<'_> {
+        key(&self.offer, self.network, &self.asset)
+    }
+}
+
+impl CounterBook {
+    /// The counters of a payment option, for one use.
+    pub(super) fn take(
+        &mut self,
+        offer: &Arc<OfferEntry>,
+        network: Network,
+        asset: &Arc<Asset>,
+    ) -> Arc<OfferCounters> {
+        let Self { sets, keyed, .. } = self;
+        let wanted = key(offer, network, asset);
+        let place = sets.entry(
+            keyed.hash_one(wanted),
+            |set| set.key() == wanted,
+            |set| keyed.hash_one(set.key()),
+        );
+        match place {
+            Entry::Occupied(mut there) => {
+                let set = there.get_mut();
+                set.uses = set.uses.saturating_add(1);
+                set.counters.clone()
+            }
+            Entry::Vacant(vacant) => {
+                self.shown = None;
+                let labels = OfferLabels {
+                    namespace: offer.namespace.clone(),
+                    name: offer.name.clone(),
+                    chain: network.caip2().into(),
+                    asset_symbol: asset.symbol.clone(),
+                    asset: asset.address.to_checksum(None).into(),
+                    decimals: asset.decimals,
+                };
+                let counters = Arc::new(OfferCounters::new(&labels));
+                if !self.last_success.is_empty() {
+                    let texts = [
+                        &labels.namespace,
+                        &labels.name,
+                        &labels.chain,
+                        &labels.asset,
+                    ];
+                    let key = texts.map(ToString::to_string).into();
+                    if let Some(seconds) = self.last_success.get(&key) {
+                        counters.restore_last_success(*seconds);
+                    }
+                }
+                vacant.insert(Set {
+                    offer: offer.clone(),
+                    network,
+                    asset: asset.clone(),
+                    counters: counters.clone(),
+                    uses: 1,
+                });
+                counters
+            }
+        }
+    }
+
+    /// Gives one use back.
+    pub(super) fn give_back(&mut self, offer: &OfferEntry, network: Network, asset: &Asset) {
+        let wanted = key(offer, network, asset);
+        let hash = self.keyed.hash_one(wanted);
+        if let Ok(mut there) = self.sets.find_entry(hash, |set| set.key() == wanted) {
+            let set = there.get_mut();
+            set.uses = set.uses.saturating_sub(1);
+            if set.uses == 0 {
+                there.remove();
+                self.shown = None;
+            }
+        }
+    }
+
+    /// All distinct counters, shared until they change.
+    pub(super) fn shown(&mut self) -> Arc<[Arc<OfferCounters>]> {
+        let sets = &self.sets;
+        self.shown
+            .get_or_insert_with(|| sets.iter().map(|set| set.counters.clone()).collect())
+            .clone()
+    }
+
+    /// What the ledger knows of the last payment of an offer, now and when it comes.
+    pub(super) fn restore(&mut self, offer: [&str; 4], unix_seconds: u64) {
+        let [namespace, name, chain, asset] = offer;
+        for set in &self.sets {
+            if &*set.offer.namespace == namespace
+                && &*set.offer.name == name
+                && set.network.caip2() == chain
+                && set.asset.address.to_checksum(None) == asset
+            {
+                set.counters.restore_last_success(unix_seconds);
+            }
+        }
+        let key = offer.map(str::to_owned).into();
+        let seconds = self.last_success.entry(key).or_default();
+        *seconds = unix_seconds.max(*seconds);
+    }
+}

@@ -1,0 +1,450 @@
+//! What a writer keeps from table to table changes nothing: after every update it has the table of a
+//! writer that forgets everything it made before each one.
+
+use super::*;
+use crate::metrics::OfferCounters;
+use crate::offer::{Declared, Offer, Problem};
+use std::collections::{BTreeSet, HashMap};
+
+/// A step of a random history: what happens, and three choices.
+type Step = [u8; 4];
+
+const NAMESPACES: [&str; 3] = ["n1", "n2", "n3"];
+const BASES: [&str; 4] = ["/services/a", "/services/a/b", "/services/c", "/d"];
+const PATTERNS: [&str; 10] = [
+    "/services/a/*",
+    "/services/c/x",
+    "/d/*",
+    "/d",
+    "/free/*",
+    "/Free/x",
+    "/free/p*/z",
+    "/x/*[/y",
+    "/*",
+    "/services/a/b/",
+];
+const TARGETS: [&str; 16] = [
+    "/",
+    "/services/a",
+    "/services/a/b/x",
+    "/services/c/x",
+    "/services/c/free/1",
+    "/services/zz",
+    "/d",
+    "/d/free/x",
+    "//d/./x",
+    "/free/x",
+    "/FREE/X",
+    "/free/pq/z",
+    "/x/q",
+    "/old/y",
+    "/new/z",
+    "/services%2fa/b",
+];
+
+/// The sources as they are, and how many things have had a number.
+struct History {
+    settings: Settings,
+    file: Vec<Arc<Offer>>,
+    kube: Vec<Arc<Offer>>,
+    now: Timestamp,
+    number: u32,
+}
+
+/// A writer, and the identity of every counter it ever showed.
+struct Seen {
+    writer: TableWriter,
+    counters: HashMap<*const OfferCounters, usize>,
+    /// So that no address comes back.
+    kept: Vec<Arc<OfferCounters>>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        let (mut writer, _reader) = TableWriter::new();
+        writer.expect_source("kube");
+        Self {
+            writer,
+            counters: HashMap::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    fn id(&mut self, counters: &Arc<OfferCounters>) -> usize {
+        let next = self.counters.len();
+        let id = *self.counters.entry(Arc::as_ptr(counters)).or_insert(next);
+        if id == next {
+            self.kept.push(counters.clone());
+        }
+        id
+    }
+
+    /// Everything there is to see of an update, as text.
+    fn apply(&mut self, update: Update, now: Timestamp) -> String {
+        let applied = self.writer.apply(update, now);
+        let table = &applied.table;
+        let mut text = format!(
+            "generation {} at {} tick {:?} {:?}\nsources {:?}\n",
+            table.generation,
+            table.built_at,
+            table.next_tick,
+            applied.next_tick,
+            table.report.sources
+        );
+        for mut paths in [applied.path_changes.clone(), applied.path_removals.clone()] {
+            paths.sort();
+            text += &format!("paths {paths:?}\n");
+        }
+        for row in table.report.rows() {
+            text += &format!("{row:?}\n");
+        }
+        let states: Vec<_> = table.report.states().collect();
+        text += &format!("{states:?}\n");
+        let mut used = BTreeSet::new();
+        for entry in table.routes() {
+            let ids: Vec<_> = entry.counters.iter().map(|it| self.id(it)).collect();
+            text += &format!("{} counts {ids:?}\n", entry.key);
+            used.extend(ids);
+        }
+        let shown: BTreeSet<_> = table.counters().map(|it| self.id(it)).collect();
+        assert_eq!(shown, used, "no ghost series, and none missing (R7)");
+        let hosts = [None, Some("h1"), Some("h2")];
+        let pins = [
+            None,
+            Some(("n1", "o0")),
+            Some(("n2", "o1")),
+            Some(("f", "o")),
+        ];
+        for raw in TARGETS {
+            let target = Target::parse(raw, None).unwrap();
+            for (host, pin) in hosts.iter().flat_map(|host| pins.map(|pin| (*host, pin))) {
+                let pin = pin.map(|(namespace, name)| Pin { namespace, name });
+                let found = table.resolve(&target, host, pin, now);
+                let meaning = match found.resolution {
+                    Resolution::Route(entry) => format!(
+                        "{} {:?} {:?} {:?} {:?} {:?}",
+                        entry.key,
+                        entry.state,
+                        entry.gate,
+                        entry.settle,
+                        entry.requirements,
+                        entry.endpoint
+                    ),
+                    other @ (Resolution::Closed
+                    | Resolution::NoRoute
+                    | Resolution::Unmatched
+                    | Resolution::UnknownPin
+                    | Resolution::Ambiguous) => format!("{other:?}"),
+                };
+                text += &format!("{raw} {host:?} {pin:?}: {meaning} {:?}\n", found.ambiguity);
+            }
+        }
+        text
+    }
+}
+
+fn pick<T: Clone>(list: &[T], choice: u8) -> T {
+    list[usize::from(choice) % list.len()].clone()
+}
+
+impl History {
+    fn new() -> Self {
+        let settings = settings(Unmatched::Allow);
+        Self {
+            settings,
+            file: vec![Arc::new(file(Vec::new()))],
+            kube: Vec::new(),
+            now: at(0),
+            number: 0,
+        }
+    }
+
+    fn new_route(&mut self, pattern: &str, choice: u8) -> Declared {
+        self.number += 1;
+        let price = u128::from(choice % 3) + 1;
+        Declared::from(match choice % 8 {
+            0 => free(pattern),
+            1 => broken(pattern),
+            2 => route(pattern, Gate::Auth, 0),
+            3 => Route {
+                settle: Settle::Never,
+                description: Some("words".into()),
+                ..route(pattern, Gate::Paid, price)
+            },
+            4 => Route {
+                facilitator: "https://nowhere".into(),
+                ..paid(pattern)
+            },
+            _ => route(pattern, Gate::Paid, price),
+        })
+    }
+
+    fn new_offer(&mut self, [_, a, b, c]: Step) -> Offer {
+        self.number += 1;
+        let base = pick(&BASES, b);
+        let name = format!("o{}", c % 3);
+        let age = i64::from(a % 5);
+        let mut new = offer(pick(&NAMESPACES, a), &name, age, base);
+        new.uid = Some(format!("uid-{}", self.number).into());
+        new.routes = (0..1 + c % 3)
+            .map(|at| match at {
+                0 => self.new_route(&format!("{base}/*"), a.wrapping_add(5)),
+                1 => self.new_route(&format!("{base}/free/*"), b.wrapping_mul(8)),
+                _ => self.new_route(pick(&PATTERNS, a), b),
+            })
+            .collect();
+        new.hostname = match b % 7 {
+            0 => Some("h1".into()),
+            1 => Some("h2".into()),
+            _ => None,
+        };
+        new
+    }
+
+    /// Changes one offer of a list in a random way; the rest of the list stays what it is.
+    fn edit(&mut self, mut list: Vec<Arc<Offer>>, step: Step) -> Vec<Arc<Offer>> {
+        let [_, a, b, c] = step;
+        if list.is_empty() {
+            return list;
+        }
+        let at = usize::from(a) % list.len();
+        let mut offer = Offer::clone(&list[at]);
+        let route = usize::from(b) % offer.routes.len().max(1);
+        match c % 12 {
+            0..=2 if !offer.routes.is_empty() => {
+                let pattern = offer.routes[route].pattern.clone();
+                offer.routes[route] = self.new_route(&pattern, (b / 8).wrapping_add(c));
+            }
+            3 => {
+                let new = self.new_route(pick(&PATTERNS, b), c / 12);
+                offer.routes.insert(route.min(offer.routes.len()), new);
+            }
+            4 if !offer.routes.is_empty() => drop(offer.routes.remove(route)),
+            5 => offer.routes.rotate_left(route),
+            6 if !offer.routes.is_empty() => {
+                let again = offer.routes[route].clone();
+                offer.routes.push(again);
+            }
+            7 => offer.generation = Some(i64::from(b)),
+            8 => {
+                let until = self.now + jiff::SignedDuration::from_secs(i64::from(b % 9));
+                offer.phase = pick(
+                    &[Phase::Draining { until }, Phase::Withdrawn, Phase::Live],
+                    b,
+                );
+            }
+            9 => {
+                let problem = Problem {
+                    code: "invalid_spec",
+                    message: "what".to_owned(),
+                };
+                offer.problems = if b % 2 == 0 {
+                    vec![problem]
+                } else {
+                    Vec::new()
+                };
+            }
+            10 => offer.base_path = (b % 4 != 0).then(|| pick(&BASES, b).into()),
+            // The same again in another object.
+            _ => {}
+        }
+        list[at] = Arc::new(offer);
+        list
+    }
+
+    fn reset(&mut self, [_, a, b, _]: Step) {
+        let settings = &mut self.settings;
+        match a % 9 {
+            0 => settings.verify_only ^= true,
+            1 => settings.managed_prefixes = vec![pick(&["/services/", "/d", "/new"], b).into()],
+            2 => {
+                settings.path_owners = match b % 3 {
+                    0 => Vec::new(),
+                    1 => vec![PathOwner {
+                        prefix: Some("/services/a".into()),
+                        host: None,
+                        namespaces: vec!["n2".into()],
+                    }],
+                    _ => vec![PathOwner {
+                        prefix: None,
+                        host: Some("h1".into()),
+                        namespaces: vec!["n1".into(), "n3".into()],
+                    }],
+                };
+            }
+            3 => settings.closed_path_retention = std::time::Duration::from_secs(u64::from(b % 20)),
+            4 => settings.service_name = (b % 2 == 0).then(|| "shop".into()),
+            5 => {
+                let mut facilitator = crate::pricing::FacilitatorSettings::default();
+                let value = format!("v{}", b % 2);
+                facilitator.verify_headers = vec![("x-key".to_owned(), value.into())];
+                settings
+                    .facilitators
+                    .insert(FACILITATOR.into(), facilitator);
+            }
+            6 => settings.closed_paths_per_namespace = usize::from(b % 3),
+            7 => settings.unmatched = pick(&both(), b),
+            _ => {
+                settings.facilitators.remove(FACILITATOR);
+                if b % 3 != 0 {
+                    *settings = Settings {
+                        facilitators: super::settings(Unmatched::Deny).facilitators,
+                        ..settings.clone()
+                    };
+                }
+            }
+        }
+    }
+
+    fn document(&self) -> Update {
+        Update::Document {
+            settings: Box::new(self.settings.clone()),
+            offers: self.file.clone(),
+        }
+    }
+
+    fn cluster(&self) -> Update {
+        Update::Offers {
+            source: "kube",
+            offers: self.kube.clone(),
+        }
+    }
+
+    /// The update of a step; called for each writer with the same result.
+    fn update(&mut self, step: Step) -> fn(&Self) -> Update {
+        let [what, a, b, c] = step;
+        self.now += jiff::SignedDuration::from_secs(i64::from(c % 4));
+        match what % 16 {
+            0..=3 => {
+                self.kube = self.edit(self.kube.clone(), step);
+                |history: &Self| history.cluster()
+            }
+            4..=5 => {
+                let new = Arc::new(self.new_offer(step));
+                let at = usize::from(b) % (self.kube.len() + 1);
+                self.kube.insert(at, new);
+                |history: &Self| history.cluster()
+            }
+            6 => {
+                if !self.kube.is_empty() {
+                    self.kube.remove(usize::from(a) % self.kube.len());
+                }
+                |history: &Self| history.cluster()
+            }
+            7 => {
+                if !self.kube.is_empty() {
+                    let at = usize::from(a) % self.kube.len();
+                    self.number += 1;
+                    let mut again = Offer::clone(&self.kube[at]);
+                    again.uid = Some(format!("uid-{}", self.number).into());
+                    again.created = Some(self.now);
+                    self.kube[at] = Arc::new(again);
+                    let turn = usize::from(b) % self.kube.len();
+                    self.kube.rotate_left(turn);
+                }
+                |history: &Self| history.cluster()
+            }
+            8..=10 => {
+                self.file = self.edit(self.file.clone(), step);
+                |history: &Self| history.document()
+            }
+            11 => {
+                if self.file.len() > 3 {
+                    self.file.truncate(1);
+                } else {
+                    let routes = vec![paid(pick(&PATTERNS, a))];
+                    let mut new = named("f", "o", routes);
+                    new.hostname = (b % 2 == 0).then(|| "h1".into());
+                    self.file.push(Arc::new(new));
+                }
+                |history: &Self| history.document()
+            }
+            12 => {
+                self.reset(step);
+                |history: &Self| history.document()
+            }
+            13 => {
+                let later = if a % 5 == 0 {
+                    2 * DAY
+                } else {
+                    i64::from(b % 30)
+                };
+                self.now += jiff::SignedDuration::from_secs(later);
+                |_: &Self| Update::Tick
+            }
+            14 if a % 2 == 0 => |_: &Self| Update::Failed {
+                source: "kube",
+                error: "gone".to_owned(),
+            },
+            14 => |history: &Self| Update::Remembered {
+                paths: vec![
+                    remembered("/old/*", None),
+                    remembered("/services/a/*", Some(history.now)),
+                ],
+            },
+            // Nothing changed.
+            _ if a % 2 == 0 => |history: &Self| history.cluster(),
+            _ => |history: &Self| history.document(),
+        }
+    }
+}
+
+fn remembered(pattern: &str, closed_at: Option<Timestamp>) -> PathRecord {
+    PathRecord {
+        host: None,
+        pattern: pattern.into(),
+        namespace: "n3".into(),
+        name: "old".into(),
+        uid: "uid-old".into(),
+        base: "/services/a".into(),
+        closed_at,
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_kept_from_table_to_table_changes_nothing(
+        steps in prop::collection::vec(any::<Step>(), 1..24),
+    ) {
+        let mut history = History::new();
+        let (mut keeping, mut forgetting) = (Seen::new(), Seen::new());
+        for step in steps {
+            let update = history.update(step);
+            forgetting.writer.forget();
+            let kept = keeping.apply(update(&history), history.now);
+            let made = forgetting.apply(update(&history), history.now);
+            let differ = kept.lines().zip(made.lines()).find(|(kept, made)| kept != made);
+            prop_assert_eq!(differ, None, "after {:?}", step);
+            prop_assert_eq!(kept.lines().count(), made.lines().count());
+        }
+    }
+}
+
+/// The point of it all: an unchanged route is the same object in the next table.
+#[test]
+fn an_unchanged_route_stays_the_same_object_and_so_does_the_index() {
+    let mut history = History::new();
+    let (mut writer, _reader) = TableWriter::new();
+    let routes = ["/a/*", "/b/*", "/c/*"].map(|pattern| Declared::from(paid(pattern)));
+    let mut unnamed = file(Vec::new());
+    unnamed.routes = routes.to_vec();
+    history.file = vec![Arc::new(unnamed.clone())];
+    let first = writer.apply(history.document(), at(0)).table;
+    unnamed.routes[1] = Declared::from(route("/b/*", Gate::Paid, 7));
+    history.file = vec![Arc::new(unnamed.clone())];
+    let second = writer.apply(history.document(), at(1)).table;
+    let same = |left: &Table, right: &Table| -> Vec<bool> {
+        let pairs = left.routes().zip(right.routes());
+        pairs
+            .map(|(left, right)| Arc::ptr_eq(left, right))
+            .collect()
+    };
+    assert_eq!(same(&first, &second), [true, false, true]);
+    assert!(Arc::ptr_eq(&first.index, &second.index));
+    unnamed.routes.remove(0);
+    history.file = vec![Arc::new(unnamed)];
+    let third = writer.apply(history.document(), at(2)).table;
+    let moved: Vec<_> = second.routes().skip(1).zip(third.routes()).collect();
+    assert!(moved.iter().all(|(left, right)| Arc::ptr_eq(left, right)));
+    assert!(!Arc::ptr_eq(&second.index, &third.index));
+}
