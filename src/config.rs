@@ -9,6 +9,7 @@
 use crate::http::listener::ListenAddress;
 use crate::ledger::LedgerUrl;
 use crate::sources::kube::{ForeignUpstream, KubeOptions, PredecessorSecret};
+use crate::status::{self, StatusOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one is made by a process")]
 pub enum Command {
     /// Serve /verify and the admin port (the default)
     Serve(ServeArgs),
@@ -130,6 +132,34 @@ pub struct ServeArgs {
         value_parser = foreign_upstream
     )]
     pub foreign_upstreams: Vec<ForeignUpstream>,
+    /// Write what became of each offer into its status
+    #[arg(
+        long,
+        env = "X402_STATUS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub status: bool,
+    /// Lease whose holder writes status; gates that serve different offers need different ones
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "X402_STATUS_LEASE",
+        default_value = status::DEFAULT_LEASE,
+        value_parser = lease_name
+    )]
+    pub status_lease: String,
+    /// Namespace of that Lease; the pod's own, or that of the kubeconfig's context, when absent
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "X402_STATUS_LEASE_NAMESPACE",
+        value_parser = namespace
+    )]
+    pub status_lease_namespace: Option<String>,
     /// Secrets of other namespaces that the predecessor used by fixed names, each NAMESPACE/NAME
     #[arg(
         long,
@@ -294,6 +324,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// The cluster, when offers come from there.
     pub kube: Option<KubeOptions>,
+    /// How status is written, when it is.
+    pub status: Option<StatusOptions>,
 }
 
 /// Flags that are well-formed and still cannot be used: exit status 2.
@@ -325,6 +357,9 @@ impl ServeArgs {
             offer_selector,
             upstream_secret_names,
             foreign_upstreams,
+            status,
+            status_lease,
+            status_lease_namespace,
             predecessor_secrets,
             ledger,
             shutdown_delay,
@@ -358,6 +393,11 @@ impl ServeArgs {
             }
             RouteSource::File => None,
         };
+        let status = (status && kube.is_some()).then(|| StatusOptions {
+            lease_name: status_lease,
+            lease_namespace: status_lease_namespace,
+            identity: status::identity(),
+        });
         Ok(Config {
             file: config,
             listen,
@@ -367,6 +407,7 @@ impl ServeArgs {
             shutdown_delay,
             ca_file,
             kube,
+            status,
         })
     }
 }
@@ -388,6 +429,14 @@ fn secret_name(text: &str) -> Result<String, String> {
         return Err("a name has at most 253 of a-z, 0-9, - and .".to_owned());
     }
     Ok(name.to_owned())
+}
+
+/// The name of a Lease: a DNS name.
+fn lease_name(text: &str) -> Result<String, String> {
+    match secret_name(text)? {
+        name if name.is_empty() => Err("a Lease has a name".to_owned()),
+        name => Ok(name),
+    }
 }
 
 /// `OFFERS=UPSTREAMS`: offers of the first namespace may have upstreams in the second.
@@ -490,6 +539,25 @@ mod tests {
             "--watch-namespaces=A",
             "--watch-namespaces=a,",
             "--foreign-upstreams=a",
+        ] {
+            let args = ["x402-verifier", "--route-source=kube", bad];
+            assert!(Cli::try_parse_from(args).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn status_is_written_where_there_is_a_cluster_and_nobody_says_no() {
+        let of = |args: &[&str]| parse(args).validate().unwrap().status;
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["--route-source=kube", "--status=false"]), None);
+        let written = of(&["--route-source=kube", "--status-lease-namespace=x402"]).unwrap();
+        assert_eq!(written.lease_name, status::DEFAULT_LEASE);
+        assert_eq!(written.lease_namespace.as_deref(), Some("x402"));
+        assert_ne!(written.identity, status::identity(), "of another process");
+        for bad in [
+            "--status-lease=",
+            "--status-lease=Gate",
+            "--status-lease-namespace=a.b",
         ] {
             let args = ["x402-verifier", "--route-source=kube", bad];
             assert!(Cli::try_parse_from(args).is_err(), "{bad}");

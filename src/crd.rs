@@ -17,14 +17,16 @@
 mod condition;
 mod manifest;
 mod object;
+mod observed;
 mod payment;
 mod read;
 mod schema;
 mod translate;
 
-pub use condition::{CONDITION_TYPE, Reason};
+pub use condition::{CONDITION_TYPE, Condition, Fingerprint, Reason, StoredCondition};
 pub use manifest::{Content, Manifest, manifests};
 pub use object::ServiceOffer;
+pub use observed::{Observations, Observed, Version};
 pub use schema::{definition, policy};
 pub use translate::translate;
 

@@ -179,6 +179,7 @@ fn config(folder: &Path, file: PathBuf) -> anyhow::Result<Config> {
         shutdown_delay: Duration::ZERO,
         ca_file: None,
         kube: None,
+        status: None,
     })
 }
 

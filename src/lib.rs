@@ -30,6 +30,7 @@ pub mod operate;
 pub mod pricing;
 pub mod route;
 pub mod serve;
+pub mod status;
 pub mod table;
 pub mod x402;
 

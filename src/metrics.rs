@@ -20,7 +20,7 @@ pub(crate) mod tests;
 
 pub use labels::{
     FacilitatorOperation, FacilitatorResult, FailureReason, Label, LedgerOperation, OutcomeLabel,
-    ReloadSource, UntrustedClass,
+    ReloadSource, StatusWrite, UntrustedClass,
 };
 pub use offers::{CHUNK, OfferCounters, OfferLabels, OfferPage, PerOffer};
 
@@ -58,6 +58,7 @@ pub struct Metrics {
     facilitator_calls: PerLabel<FacilitatorOperation, PerLabel<FacilitatorResult, Histogram>>,
     ledger_operations: PerLabel<LedgerOperation, PerLabel<Success, IntCounter>>,
     reloads: PerLabel<ReloadSource, PerLabel<Success, IntCounter>>,
+    status_writes: PerLabel<StatusWrite, IntCounter>,
     untrusted_requests: PerLabel<UntrustedClass, IntCounter>,
     /// A handful: a scan is as fast as a look-up and only ambiguous requests pay for it.
     ambiguous_targets: Vec<(&'static str, IntCounter)>,
@@ -144,6 +145,11 @@ impl Metrics {
             "Complete lists read from a source and applied (ok) or not (error: the last good one stays).",
             &["source", "result"],
         )?;
+        let status = families.counter(
+            "status_writes_total",
+            "Attempts to write our condition into the status of an offer, by what came of them.",
+            &["result"],
+        )?;
         let untrusted = families.counter(
             "untrusted_requests_total",
             "Requests refused because of their peer or their forwarded headers, by class.",
@@ -166,6 +172,9 @@ impl Metrics {
                 ledger.with_label_values(&[operation, result])
             }),
             reloads: per_pair(|source, result| reloads.with_label_values(&[source, result])),
+            status_writes: PerLabel::new(|result: StatusWrite| {
+                status.with_label_values(&[result.as_str()])
+            }),
             untrusted_requests: PerLabel::new(|class: UntrustedClass| {
                 untrusted.with_label_values(&[class.as_str()])
             }),
@@ -217,6 +226,11 @@ impl Metrics {
         known
             .map_or(&self.ambiguous_other, |(_, counter)| counter)
             .inc();
+    }
+
+    /// Counts one attempt to write the status of an offer.
+    pub fn status_write(&self, result: StatusWrite) {
+        self.status_writes.of(result).inc();
     }
 
     /// Counts one refused peer or header set.

@@ -11,6 +11,7 @@
 mod tables;
 
 use crate::config::Config;
+use crate::crd::Observations;
 use crate::facilitator::{Client, ClientConfig};
 use crate::gate::{Gate, Ledger};
 use crate::http::admin::{self, Admin, AdminInfo};
@@ -22,7 +23,8 @@ use crate::metrics::{self, BuildInfo, Metrics};
 use crate::pricing::{self, Settings};
 use crate::route::AmbiguityClass;
 use crate::sources::file::{self, FileSource};
-use crate::sources::kube::{self, KubeSource};
+use crate::sources::kube::{self, ForStatus, KubeSource};
+use crate::status::{self, Status};
 use crate::table::{TableReader, TableWriter, Update};
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
@@ -50,6 +52,8 @@ pub struct Server {
     readiness: Readiness,
     table: TableReader,
     gate: Gate<Client, Store>,
+    /// Writes the status of offers.
+    reporter: Option<status::Running>,
     traffic: listener::Server,
     admin: Option<listener::Server>,
 }
@@ -72,6 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(failure)
         }
     };
+    server.stop_writing_status();
     if failure.is_none() {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
@@ -110,6 +115,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         shutdown_delay: _,
         ca_file,
         kube,
+        status,
     } = config;
     let traffic = Listener::bind(&listen).await?;
     let admin_port = if listen == admin_listen {
@@ -167,6 +173,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     );
     let (updates, received) = mpsc::channel(UPDATES);
     let (settings_in_use, settings_seen) = watch::channel(None);
+    let (published, publications) = watch::channel(0);
     let tables = Tables {
         durable: gate.ledger().is_durable(),
         writer,
@@ -175,14 +182,37 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         readiness: readiness.clone(),
         metrics: Arc::clone(&families),
         settings: settings_in_use,
+        published,
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
     let (cluster_troubles, cluster_degraded) = watch::channel(Vec::new());
+    let (status_troubles, status_degraded) = watch::channel(Vec::new());
+    let mut reporter = None;
     if let Some(options) = kube {
+        let for_status = status.map(|options| {
+            let (clients, client) = watch::channel(None);
+            let observations = Observations::default();
+            let writer = Status {
+                options,
+                clients: client,
+                table: table.clone(),
+                published: publications,
+                observations: observations.clone(),
+                metrics: Arc::clone(&families),
+                degraded: status_troubles,
+                now: Timestamp::now,
+            };
+            reporter = Some(writer.start(&tasks));
+            ForStatus {
+                observations,
+                clients,
+            }
+        });
         let source = KubeSource {
             options,
             settings: settings_seen,
             degraded: cluster_troubles,
+            status: for_status,
             now: Timestamp::now,
         };
         source.start(updates.clone(), &tasks);
@@ -211,6 +241,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         degraded: Box::new(move || {
             let mut all = degraded.borrow().clone();
             all.extend_from_slice(&cluster_degraded.borrow());
+            all.extend_from_slice(&status_degraded.borrow());
             all
         }),
         per_offer: Box::new({
@@ -256,6 +287,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         readiness,
         table,
         gate,
+        reporter,
         traffic,
         admin,
     })
@@ -350,6 +382,13 @@ impl Server {
         }
     }
 
+    /// Writes no status of an offer from here on: whoever is told to stop may be replaced already.
+    pub fn stop_writing_status(&self) {
+        if let Some(reporter) = &self.reporter {
+            reporter.stop();
+        }
+    }
+
     /// Drains and ends (M8).
     ///
     /// # Errors
@@ -360,6 +399,7 @@ impl Server {
             readiness,
             table,
             gate,
+            reporter,
             traffic,
             admin,
         } = self;
@@ -378,6 +418,9 @@ impl Server {
             finished = tasks.wait_jobs(Duration::MAX) => finished,
             () = gate.ledger().failed() => tasks.wait_jobs(LEDGER_GRACE).await,
         };
+        if let Some(reporter) = reporter {
+            reporter.ended().await;
+        }
         if let Some(admin) = admin {
             admin.drain(LEDGER_GRACE).await;
         }

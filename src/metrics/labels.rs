@@ -126,6 +126,19 @@ pub enum ReloadSource {
     Kube,
 }
 
+/// Label `result` of `status_writes_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatusWrite {
+    /// Written.
+    Written,
+    /// Dropped because the offer had changed, or was gone.
+    Dropped,
+    /// RBAC does not allow it.
+    Forbidden,
+    /// The API server could not be reached or could not.
+    Error,
+}
+
 /// Label `class` of `untrusted_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UntrustedClass {
@@ -317,6 +330,23 @@ impl Label for ReloadSource {
     }
 }
 
+impl Label for StatusWrite {
+    const ALL: &'static [Self] = &[Self::Written, Self::Dropped, Self::Forbidden, Self::Error];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Dropped => "dropped",
+            Self::Forbidden => "forbidden",
+            Self::Error => "error",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl Label for UntrustedClass {
     const ALL: &'static [Self] = &[
         Self::Peer,
@@ -410,6 +440,7 @@ mod tests {
         is_closed::<FacilitatorResult>();
         is_closed::<LedgerOperation>();
         is_closed::<ReloadSource>();
+        is_closed::<StatusWrite>();
         is_closed::<UntrustedClass>();
         is_closed::<Success>();
     }

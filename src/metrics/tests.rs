@@ -403,6 +403,7 @@ fn every_process_wide_series_exists_from_the_start() {
         ("facilitator_request_duration_seconds_count", 10),
         ("ledger_operations_total", 10),
         ("reloads_total", 4),
+        ("status_writes_total", 4),
         ("untrusted_requests_total", 4),
         ("ambiguous_targets_total", 3),
     ] {

@@ -39,6 +39,8 @@ pub(super) struct Tables<F, L> {
     pub(super) metrics: Arc<Metrics>,
     /// The settings in use, for sources that need them.
     pub(super) settings: watch::Sender<Option<Arc<Settings>>>,
+    /// The generation of each table that was published.
+    pub(super) published: watch::Sender<u64>,
 }
 
 /// Paths whose record the ledger does not have yet: `true` to write, `false` to forget.
@@ -108,6 +110,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
             }
         };
         self.writer = writer;
+        self.published.send_replace(applied.table.generation);
         self.tell(source, &applied.table);
         Some(applied)
     }

@@ -37,11 +37,12 @@ use self::target::{Resource, Target};
 use self::watch::{Event, Watch};
 pub use crate::crd::ForeignUpstream;
 
-use crate::crd::{DEFAULT_UPSTREAM_SECRET, ServiceOffer, TranslateOptions};
+use crate::crd::{DEFAULT_UPSTREAM_SECRET, Observations, ServiceOffer, TranslateOptions};
 use crate::lifecycle::Tasks;
 use crate::pricing::Settings;
 use crate::table::Update;
 use jiff::Timestamp;
+use kube::Client;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,6 +85,14 @@ pub struct KubeOptions {
     pub predecessor_secrets: Vec<PredecessorSecret>,
 }
 
+/// What this source leaves to the writer of status.
+pub struct ForStatus {
+    /// Told what is seen of our condition.
+    pub observations: Observations,
+    /// Told of each new client.
+    pub clients: latest::Sender<Option<Client>>,
+}
+
 /// The cluster.
 #[derive(Debug)]
 pub struct KubeSource {
@@ -93,6 +102,8 @@ pub struct KubeSource {
     pub settings: latest::Receiver<Option<Arc<Settings>>>,
     /// Told what does not work without being a failure of the source, one sentence each.
     pub degraded: latest::Sender<Vec<String>>,
+    /// For whoever writes status.
+    pub status: Option<ForStatus>,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -137,6 +148,12 @@ struct Pace {
     due: Option<Instant>,
 }
 
+impl std::fmt::Debug for ForStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ForStatus").finish_non_exhaustive()
+    }
+}
+
 impl Default for KubeOptions {
     fn default() -> Self {
         Self {
@@ -157,9 +174,17 @@ impl KubeSource {
             options,
             settings,
             degraded,
+            status,
             now,
         } = self;
-        let access = Arc::new(Access::new(options.kubeconfig.clone()));
+        let (observations, clients) = status.map_or(
+            (None, None),
+            |ForStatus {
+                 observations,
+                 clients,
+             }| { (Some(observations), Some(clients)) },
+        );
+        let access = Arc::new(Access::new(options.kubeconfig.clone()).told_to(clients));
         let namespaces = namespaces(&options);
         let (events, messages) = mpsc::channel(MESSAGES);
 
@@ -204,7 +229,8 @@ impl KubeSource {
                 translation,
                 options.predecessor_secrets,
                 credentials,
-            ),
+            )
+            .observed_by(observations),
             troubles: vec![None; namespaces.len()],
             secret_troubles: vec![None; secret_lists],
             degraded,

@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "sources/kube",
         &["crd", "pricing", "offer", "table", "lifecycle", "metrics"],
     ),
+    ("status", &["crd", "table", "lifecycle", "metrics"]),
     ("http/respond", &["gate", "x402"]),
     (
         "http/forward_auth",
@@ -60,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "facilitator",
             "sources/file",
             "sources/kube",
+            "status",
             "http/admin",
         ],
     ),

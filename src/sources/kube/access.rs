@@ -19,7 +19,7 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tower::{BoxError, ServiceBuilder};
 
@@ -29,9 +29,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Hands out the client.
-#[derive(Debug)]
 pub(super) struct Access {
     kubeconfig: Option<PathBuf>,
+    /// Told of each new client.
+    clients: Option<watch::Sender<Option<Client>>>,
     current: Mutex<Current>,
 }
 
@@ -54,8 +55,15 @@ impl Access {
     pub(super) fn new(kubeconfig: Option<PathBuf>) -> Self {
         Self {
             kubeconfig,
+            clients: None,
             current: Mutex::default(),
         }
+    }
+
+    /// Tells of each new client.
+    pub(super) fn told_to(mut self, clients: Option<watch::Sender<Option<Client>>>) -> Self {
+        self.clients = clients;
+        self
     }
 
     /// The client, made if there is none.
@@ -67,6 +75,9 @@ impl Access {
                 let client = connect(self.kubeconfig.clone()).await?;
                 current.number += 1;
                 current.client = Some(client.clone());
+                if let Some(clients) = &self.clients {
+                    clients.send_replace(Some(client.clone()));
+                }
                 client
             }
         };
@@ -148,6 +159,14 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access")
+            .field("kubeconfig", &self.kubeconfig)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Current {

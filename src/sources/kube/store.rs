@@ -11,7 +11,7 @@
 
 use super::credentials::{Credentials, SecretKey};
 use super::predecessor::{self, PredecessorSecret};
-use crate::crd::{self, ServiceOffer, TranslateOptions};
+use crate::crd::{self, Observations, Observed, ServiceOffer, TranslateOptions};
 use crate::offer::{Offer, Problem};
 use jiff::Timestamp;
 use serde_json::json;
@@ -29,6 +29,8 @@ pub(super) struct Store {
     translator: Translator,
     /// When an entry means something else without an event.
     due: BTreeSet<(Timestamp, Key)>,
+    /// Told what is seen of our condition, for whoever writes it.
+    observations: Option<Observations>,
 }
 
 /// One list: a namespace, or all.
@@ -83,7 +85,14 @@ impl Store {
                 credentials,
             },
             due: BTreeSet::new(),
+            observations: None,
         }
+    }
+
+    /// Tells what is seen of our condition, too.
+    pub(super) fn observed_by(mut self, observations: Option<Observations>) -> Self {
+        self.observations = observations;
+        self
     }
 
     /// Every scope has had its complete list, and Secrets that offers name mean something.
@@ -121,6 +130,7 @@ impl Store {
                 Some(same) => same,
                 None => self.translator.entry(&object, old, now),
             };
+            see(self.observations.as_ref(), &entry, &object);
             scope.listing.insert(entry.key(), entry);
         }
     }
@@ -136,6 +146,8 @@ impl Store {
         let changed = first || !same_offers(&replaced, &scope.entries);
         for (key, entry) in replaced {
             forget(&mut self.due, &key, &entry);
+            let now = scope.entries.get(&key);
+            lose(self.observations.as_ref(), &entry, now);
         }
         for (key, entry) in &scope.entries {
             remember(&mut self.due, key, entry);
@@ -153,11 +165,13 @@ impl Store {
         let changed = old.is_none_or(|old| !Arc::ptr_eq(&old.offer, &entry.offer));
         let key = entry.key();
         remember(&mut self.due, &key, &entry);
+        see(self.observations.as_ref(), &entry, object);
         let moment = entry.next_change();
-        if let Some(old) = scope.entries.insert(key.clone(), entry)
-            && old.next_change() != moment
-        {
-            forget(&mut self.due, &key, &old);
+        if let Some(old) = scope.entries.insert(key.clone(), entry) {
+            lose(self.observations.as_ref(), &old, scope.entries.get(&key));
+            if old.next_change() != moment {
+                forget(&mut self.due, &key, &old);
+            }
         }
         changed
     }
@@ -178,6 +192,7 @@ impl Store {
         }
         if let Some(entry) = scope.entries.remove(&key) {
             forget(&mut self.due, &key, &entry);
+            lose(self.observations.as_ref(), &entry, None);
         }
         true
     }
@@ -339,6 +354,22 @@ fn remember(due: &mut BTreeSet<(Timestamp, Key)>, key: &Key, entry: &Entry) {
 fn forget(due: &mut BTreeSet<(Timestamp, Key)>, key: &Key, entry: &Entry) {
     if let Some(at) = entry.next_change() {
         due.remove(&(at, key.clone()));
+    }
+}
+
+/// Tells what an object says of our condition.
+fn see(observations: Option<&Observations>, entry: &Entry, object: &ServiceOffer) {
+    if let (Some(observations), Some(uid)) = (observations, &entry.offer.uid) {
+        observations.see(uid, Observed::of(object));
+    }
+}
+
+/// Tells that an object is gone, unless `now` is the same one.
+fn lose(observations: Option<&Observations>, gone: &Entry, now: Option<&Entry>) {
+    if let (Some(observations), Some(uid)) = (observations, gone.offer.uid.as_deref())
+        && now.is_none_or(|now| now.offer.uid.as_deref() != Some(uid))
+    {
+        observations.forget(uid);
     }
 }
 

@@ -2,3 +2,4 @@
 
 mod informer;
 mod rig;
+mod status;

@@ -319,6 +319,7 @@ async fn of_a_cluster_only_the_named_namespaces_and_labels_are_read() {
         &kubeconfig,
         "--watch-namespaces=inf-one,inf-two",
         "--offer-selector=gate=canary",
+        "--status=false",
     ];
     let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
     becomes(&verifier, SOON, "/services/one/x", PAY).await;
