@@ -41,7 +41,7 @@ pub struct Payment {
     /// Version of the payload.
     pub version: Version,
     /// The decoded JSON, byte for byte, to forward.
-    pub json: Arc<str>,
+    pub json: String,
     /// SHA-256 of `json`: identity of this very payload (M1). No chain ever sees it, so it is the
     /// strong hash that processors have instructions for.
     pub hash: B256,
@@ -240,8 +240,8 @@ pub fn read_payment(
         (Some(_), Some(_)) => return Err(PaymentHeaderError::BothHeaders),
         (Some(value), None) | (None, Some(value)) => value,
     };
-    let text = decode(value.as_bytes(), max_bytes)?;
-    let document = Document::read(&text)?;
+    let json = decode(value.as_bytes(), max_bytes)?;
+    let document = Document::read(&json)?;
     if !matches!(document.root().kind(), Kind::Object) {
         return Err(PaymentHeaderError::NotObject);
     }
@@ -270,8 +270,7 @@ pub fn read_payment(
     ])?;
     let authorization = read_authorization(transfer, permit)?;
     let signature = signature.signature()?.into();
-    let hash = B256::new(Sha256::digest(&text).into());
-    let json = text.as_str().into();
+    let hash = B256::new(Sha256::digest(&json).into());
     Ok(Some(Payment {
         version,
         json,
