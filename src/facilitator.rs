@@ -28,7 +28,7 @@ mod connect;
 mod pool;
 mod tls;
 
-use crate::gate::{Facilitator, FaultKind, SettleReply, VerifyReply};
+use crate::gate::{Facilitator, FaultKind, SettleReply, Trace, VerifyReply};
 use crate::metrics::{FacilitatorOperation, FacilitatorResult, Metrics};
 use crate::x402::{Endpoint, SettleResponse, VerifyResponse};
 use answer::{Miss, Stage};
@@ -163,6 +163,7 @@ impl Facilitator for Client {
         &self,
         endpoint: &Arc<Endpoint>,
         body: Bytes,
+        trace: &Trace,
         deadline: Instant,
     ) -> VerifyReply {
         let started = Instant::now();
@@ -171,6 +172,7 @@ impl Facilitator for Client {
             operation,
             endpoint,
             body,
+            trace,
             deadline,
         };
         let outcome = self.call(call.clone(), VerifyResponse::parse).await;
@@ -185,6 +187,7 @@ impl Facilitator for Client {
         &self,
         endpoint: &Arc<Endpoint>,
         body: Bytes,
+        trace: &Trace,
         deadline: Instant,
     ) -> SettleReply {
         let started = Instant::now();
@@ -193,6 +196,7 @@ impl Facilitator for Client {
             operation,
             endpoint,
             body,
+            trace,
             deadline,
         };
         let outcome = self.call(call.clone(), SettleResponse::parse).await;
@@ -221,6 +225,7 @@ struct Call<'a> {
     operation: FacilitatorOperation,
     endpoint: &'a Endpoint,
     body: Bytes,
+    trace: &'a Trace,
     deadline: Instant,
 }
 
@@ -235,6 +240,13 @@ impl Call<'_> {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers(configured, pool.proxy_authorization.as_ref());
+        for (name, value) in self.trace.headers() {
+            // A configured header of that name stands: the facilitator may need it.
+            request
+                .headers_mut()
+                .entry(name)
+                .or_insert_with(|| value.clone());
+        }
         let capture = capture_connection(&mut request);
         (request, capture)
     }

@@ -12,7 +12,9 @@
 use super::flight::{Boarding, Flight, Flights, Landing, Phase, Waiter};
 use super::lanes::Claimant;
 use super::payment::{Plan, Refused};
-use super::ports::{ClaimOwner, ClaimRow, ClaimState, Facilitator, Ledger, LedgerError, Step};
+use super::ports::{
+    ClaimOwner, ClaimRow, ClaimState, Facilitator, Ledger, LedgerError, Step, Trace,
+};
 use super::settlement::{Shared, count, monotonic, offer_key};
 use super::verdict;
 use super::{
@@ -156,10 +158,11 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
         let (verdict, option) = priced.paid(table, &request.facts, &payment, now);
         match verdict {
             Verdict::Done(outcome) => (outcome, option),
-            Verdict::Pay(plan) => (
-                self.carry_out(Arc::new(*plan), request.arrived).await,
-                option,
-            ),
+            Verdict::Pay(mut plan) => {
+                plan.trace = Trace::of(request.headers);
+                let outcome = self.carry_out(Arc::new(*plan), request.arrived).await;
+                (outcome, option)
+            }
         }
     }
 

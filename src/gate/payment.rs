@@ -7,7 +7,7 @@
 
 use super::{Facts, Reason};
 use crate::eip712::{self, PermitTransfer, TransferAuthorization};
-use crate::gate::ports::{ClaimKey, CreditScope};
+use crate::gate::ports::{ClaimKey, CreditScope, Trace};
 use crate::money::TransferMethod;
 use crate::table::{RouteEntry, Settings, Settle, Table};
 use crate::x402::{Authorization, Payment, Requirement};
@@ -38,6 +38,8 @@ pub struct Plan {
     pub(crate) resource_url: String,
     /// Upstream credential this request may be given (M11).
     pub(crate) upstream_auth: Option<HeaderValue>,
+    /// How others name this request; `plan` sees no headers, so whoever carries it out says it.
+    pub(crate) trace: Trace,
     /// Hash of what must be equal for a copy to be the same request (M5).
     pub(crate) fingerprint: B256,
     /// Whether money is to be moved (`false` for `settle: never`).
@@ -139,6 +141,7 @@ pub(super) fn plan(
         recovers,
         resource_url: resource_url.to_owned(),
         upstream_auth: super::upstream_auth(route, facts),
+        trace: Trace::default(),
         fingerprint: fingerprint(route, requirement, facts),
         settles: route.settle != Settle::Never,
         settings: Arc::clone(&table.settings),

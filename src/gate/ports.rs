@@ -7,6 +7,7 @@
 use crate::money::{Amount, TransferMethod};
 use crate::x402::{Endpoint, SettleResponse, VerifyResponse};
 use alloy_primitives::{Address, B256, U256};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub trait Facilitator: Send + Sync + 'static {
         &self,
         endpoint: &Arc<Endpoint>,
         body: bytes::Bytes,
+        trace: &Trace,
         deadline: Instant,
     ) -> impl Future<Output = VerifyReply> + Send;
 
@@ -29,8 +31,47 @@ pub trait Facilitator: Send + Sync + 'static {
         &self,
         endpoint: &Arc<Endpoint>,
         body: bytes::Bytes,
+        trace: &Trace,
         deadline: Instant,
     ) -> impl Future<Output = SettleReply> + Send;
+}
+
+/// How other systems' logs name the request that pays; it goes along to the facilitator, so that
+/// one search finds all of a payment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    named: [Option<HeaderValue>; 2],
+}
+
+/// Headers that name a request, as proxies and OpenTelemetry write them.
+const TRACE_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("traceparent"),
+];
+/// Longest name that is carried on.
+const MAX_TRACE: usize = 128;
+
+impl Trace {
+    /// What the headers of a request say, where they say one thing in a few visible letters.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let named = TRACE_HEADERS.map(|name| {
+            let mut values = headers.get_all(name).iter();
+            let only = values.next().filter(|_| values.next().is_none());
+            only.filter(|value| {
+                let bytes = value.as_bytes();
+                (1..=MAX_TRACE).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+            })
+            .cloned()
+        });
+        Self { named }
+    }
+
+    /// The headers that carry it on.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, &HeaderValue)> {
+        let pairs = TRACE_HEADERS.into_iter().zip(&self.named);
+        pairs.filter_map(|(name, value)| value.as_ref().map(|value| (name, value)))
+    }
 }
 
 /// What came of a verify call.
@@ -361,5 +402,27 @@ impl std::fmt::Debug for ClaimKey {
             "ClaimKey(eip155:{} {} nonce {})",
             self.chain_id, self.payer, self.nonce
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_carries_what_names_one_request_in_a_few_visible_letters() {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_static("00-0a-0b-01"));
+        let mut given = |value: &str| {
+            headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
+            let trace = Trace::of(&headers);
+            trace.headers().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(given("r-1"), ["x-request-id", "traceparent"]);
+        for refused in ["", "two words", &"r".repeat(MAX_TRACE + 1)] {
+            assert_eq!(given(refused), ["traceparent"], "{refused:?}");
+        }
+        headers.append("traceparent", HeaderValue::from_static("00-0c-0d-01"));
+        assert_eq!(Trace::of(&headers), Trace::default());
     }
 }

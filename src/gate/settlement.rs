@@ -147,7 +147,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         let verify_by = answer_by.min(monotonic() + timeouts.verify);
         match self
             .facilitator
-            .verify(endpoint, body.clone(), verify_by)
+            .verify(endpoint, body.clone(), &plan.trace, verify_by)
             .await
         {
             VerifyReply::Fault(fault) => return Landing::Faulted(fault),
@@ -287,7 +287,7 @@ impl<F: Facilitator, L: Ledger> Shared<F, L> {
         loop {
             let reply = self
                 .facilitator
-                .settle(endpoint, body.clone(), listen_until)
+                .settle(endpoint, body.clone(), &plan.trace, listen_until)
                 .await;
             let response = match reply {
                 SettleReply::Verdict(response) => response,

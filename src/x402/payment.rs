@@ -18,8 +18,6 @@ pub(super) use fields::parse_fixed_hex;
 use super::json::{Document, Json, JsonError, Kind};
 use super::{PAYMENT_SIGNATURE, X_PAYMENT, printable};
 use alloy_primitives::{Address, B256, U256};
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
 use fields::{EXCERPT, Field, Object, describe};
 use http::{HeaderMap, HeaderValue};
 use k256::sha2::{Digest as _, Sha256};
@@ -216,11 +214,6 @@ pub enum PaymentHeaderError {
     TwoAuthorizations,
 }
 
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT_PADDING);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT_PADDING);
-const LENIENT_PADDING: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-
 /// Reads the payment headers of a request: `PAYMENT-SIGNATURE` (v2 only) or `X-PAYMENT` (v1, and v2
 /// for compatibility); `Ok(None)` when neither is there.
 ///
@@ -389,10 +382,16 @@ fn decode(value: &[u8], limit: usize) -> Result<String, PaymentHeaderError> {
     if value.is_empty() {
         return Err(PaymentHeaderError::Empty);
     }
+    // Padding is whole or absent.
+    let [standard, url_safe] = if value.ends_with(b"=") {
+        [&base64_simd::STANDARD, &base64_simd::URL_SAFE]
+    } else {
+        [&base64_simd::STANDARD_NO_PAD, &base64_simd::URL_SAFE_NO_PAD]
+    };
     // The alphabets differ in two letters, and a text with letters of both is read by neither.
-    let bytes = STANDARD
-        .decode(value)
-        .or_else(|_where| URL_SAFE.decode(value))
+    let bytes = standard
+        .decode_to_vec(value)
+        .or_else(|_where| url_safe.decode_to_vec(value))
         .map_err(|_where| PaymentHeaderError::Base64)?;
     String::from_utf8(bytes).map_err(|_where| PaymentHeaderError::NotUtf8)
 }

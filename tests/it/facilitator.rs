@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use x402_verifier::facilitator::{Client, ClientConfig};
-use x402_verifier::gate::{Facilitator, Fault, FaultKind, SettleReply, VerifyReply};
+use x402_verifier::gate::{Facilitator, Fault, FaultKind, SettleReply, Trace, VerifyReply};
 use x402_verifier::x402::Endpoint;
 
 const PAYER: &str = "0x857b06519E91e3A54538791bDbb0E22373e36b66";
@@ -72,13 +72,13 @@ fn body() -> Bytes {
 
 async fn verify_within(client: &Client, endpoint: &Arc<Endpoint>, limit: Duration) -> VerifyReply {
     client
-        .verify(endpoint, body(), Instant::now() + limit)
+        .verify(endpoint, body(), &Trace::default(), Instant::now() + limit)
         .await
 }
 
 async fn settle_within(client: &Client, endpoint: &Arc<Endpoint>, limit: Duration) -> SettleReply {
     client
-        .settle(endpoint, body(), Instant::now() + limit)
+        .settle(endpoint, body(), &Trace::default(), Instant::now() + limit)
         .await
 }
 

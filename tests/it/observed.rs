@@ -654,6 +654,12 @@ async fn one_line_tells_of_every_paid_decision_and_carries_its_trace() {
         ask("/paid/x", "replayed").pay(&payment).send().await.status,
         409
     );
+    let calls = facilitator.calls();
+    assert_eq!(calls.len(), 2, "verify and settle");
+    for call in calls {
+        assert_eq!(call.headers["x-request-id"], "request-paid");
+        assert_eq!(call.headers["traceparent"], trace("paid").as_str());
+    }
     facilitator.on_verify(Reply::invalid("invalid_exact_evm_signature"));
     let other = wallet.pay_v2(&challenge);
     assert_eq!(

@@ -2,7 +2,7 @@
 //! that stands until everybody waits.
 
 use super::*;
-use crate::gate::ports::{Booked, ClaimOutcome, NewClaim, SettleReply, VerifyReply};
+use crate::gate::ports::{Booked, ClaimOutcome, NewClaim, SettleReply, Trace, VerifyReply};
 use crate::gate::{PathRecord, Total, Upkeep};
 use crate::ledger::{Clock, Store};
 use crate::pricing;
@@ -121,7 +121,13 @@ pub(super) fn invalid(reason: &str) -> VerifyReply {
 }
 
 impl Facilitator for Arc<Script> {
-    async fn verify(&self, _: &Arc<x402::Endpoint>, _: Bytes, _: Instant) -> VerifyReply {
+    async fn verify(
+        &self,
+        _: &Arc<x402::Endpoint>,
+        _: Bytes,
+        _: &Trace,
+        _: Instant,
+    ) -> VerifyReply {
         self.verifies.fetch_add(1, Ordering::SeqCst);
         let told = self.verify.lock().unwrap().pop_front();
         dawdle(self.jitter.as_ref()).await;
@@ -133,7 +139,13 @@ impl Facilitator for Arc<Script> {
         }))
     }
 
-    async fn settle(&self, _: &Arc<x402::Endpoint>, body: Bytes, _: Instant) -> SettleReply {
+    async fn settle(
+        &self,
+        _: &Arc<x402::Endpoint>,
+        body: Bytes,
+        _: &Trace,
+        _: Instant,
+    ) -> SettleReply {
         self.settles.lock().unwrap().push(body.clone());
         let told = self.settle.lock().unwrap().pop_front();
         dawdle(self.jitter.as_ref()).await;

@@ -1,5 +1,6 @@
 use super::super::fixtures::{LIMIT, PAY_TO, PAYER, PERMIT2, V1, V2, headers, payment};
 use super::*;
+use base64::Engine as _;
 use base64::engine::general_purpose;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -551,6 +552,33 @@ proptest! {
         prop_assume!(value.is_ok());
         let headers = HeaderMap::from_iter([(http::HeaderName::from_static(X_PAYMENT), value.expect("a value"))]);
         prop_assert!(read_payment(&headers, LIMIT).is_err());
+    }
+
+    /// Two decoders by different hands agree on what is base64, whole padding or none.
+    #[test]
+    fn base64_is_what_another_decoder_takes_for_it(
+        text in "[-A-D+/_]{0,40}={0,3}|[-A-Za-z0-9+/_=]{0,70}", byte in any::<u8>(),
+    ) {
+        let mut text = text.into_bytes();
+        for change in [false, true] {
+            if change && let Some(last) = text.last_mut() {
+                *last = byte;
+            }
+            let others = [
+                &general_purpose::STANDARD,
+                &general_purpose::STANDARD_NO_PAD,
+                &general_purpose::URL_SAFE,
+                &general_purpose::URL_SAFE_NO_PAD,
+            ];
+            let trimmed = text.trim_ascii();
+            let theirs = others.iter().find_map(|engine| engine.decode(trimmed).ok());
+            let expected = theirs.filter(|_| !trimmed.is_empty());
+            match decode(&text, LIMIT) {
+                Ok(found) => prop_assert_eq!(Some(found.into_bytes()), expected),
+                Err(PaymentHeaderError::NotUtf8) => prop_assert!(expected.is_some()),
+                Err(_) => prop_assert_eq!(None, expected),
+            }
+        }
     }
 
     #[test]
