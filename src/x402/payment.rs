@@ -19,7 +19,7 @@ use super::json::{Document, Json, JsonError, Kind};
 use super::{PAYMENT_SIGNATURE, X_PAYMENT, printable};
 use alloy_primitives::{Address, B256, U256};
 use fields::{EXCERPT, Field, Object, describe};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use k256::sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
@@ -214,6 +214,10 @@ pub enum PaymentHeaderError {
     TwoAuthorizations,
 }
 
+/// Names that a look-up need not read again.
+const V2_HEADER: HeaderName = HeaderName::from_static(PAYMENT_SIGNATURE);
+const V1_HEADER: HeaderName = HeaderName::from_static(X_PAYMENT);
+
 /// Reads the payment headers of a request: `PAYMENT-SIGNATURE` (v2 only) or `X-PAYMENT` (v1, and v2
 /// for compatibility); `Ok(None)` when neither is there.
 ///
@@ -226,8 +230,8 @@ pub fn read_payment(
     headers: &HeaderMap,
     max_bytes: usize,
 ) -> Result<Option<Payment>, PaymentHeaderError> {
-    let v2_header = only_value(headers, PAYMENT_SIGNATURE, "PAYMENT-SIGNATURE")?;
-    let v1_header = only_value(headers, X_PAYMENT, "X-PAYMENT")?;
+    let v2_header = only_value(headers, &V2_HEADER, "PAYMENT-SIGNATURE")?;
+    let v1_header = only_value(headers, &V1_HEADER, "X-PAYMENT")?;
     let value = match (v2_header, v1_header) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return Err(PaymentHeaderError::BothHeaders),
@@ -277,7 +281,7 @@ pub fn read_payment(
 /// Whether a payment header of either version is present (nothing is read).
 #[must_use]
 pub fn has_payment(headers: &HeaderMap) -> bool {
-    headers.contains_key(PAYMENT_SIGNATURE) || headers.contains_key(X_PAYMENT)
+    headers.contains_key(&V2_HEADER) || headers.contains_key(&V1_HEADER)
 }
 
 impl Payment {
@@ -361,7 +365,7 @@ impl From<JsonError> for PaymentHeaderError {
 
 fn only_value<'h>(
     headers: &'h HeaderMap,
-    name: &str,
+    name: &HeaderName,
     header: &'static str,
 ) -> Result<Option<&'h HeaderValue>, PaymentHeaderError> {
     let mut values = headers.get_all(name).iter();
