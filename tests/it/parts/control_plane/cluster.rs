@@ -19,7 +19,6 @@ use kube::{
         ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
     },
     discovery::{Scope, pinned_kind},
-    runtime::wait::{await_condition, conditions::is_crd_established},
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -118,10 +117,13 @@ impl Cluster {
     /// Waits until a CRD's objects are served.
     pub(crate) async fn await_crd(&self, name: &str) {
         let crds: Api<CustomResourceDefinition> = Api::all(self.client());
-        let established = await_condition(crds, name, is_crd_established());
         let served = async {
-            let Some(crd) = must(established.await, "wait for the CRD", name) else {
-                panic!("the CRD {name} went away");
+            let crd = loop {
+                let crd = must(crds.get(name).await, "read the CRD", name);
+                if is_established(&crd) {
+                    break crd;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             };
             // Established is what it says of itself; its handler may need a moment more.
             for version in crd.spec.versions.iter().filter(|version| version.served) {
@@ -407,4 +409,15 @@ fn joined(done: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(error)) = done {
         panic!("a creation failed: {error}");
     }
+}
+
+fn is_established(crd: &CustomResourceDefinition) -> bool {
+    let conditions = crd
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .flatten();
+    conditions
+        .filter(|condition| condition.type_ == "Established")
+        .any(|condition| condition.status == "True")
 }
