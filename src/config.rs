@@ -55,14 +55,9 @@ pub enum Command {
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Pricing file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "X402_CONFIG",
-        default_value = "/config/pricing.yaml"
-    )]
-    pub config: PathBuf,
+    /// The file that the routes come from.
+    #[command(flatten)]
+    pub file: PricingFile,
     /// Address of /verify; ":8080" is every interface, IPv6 included
     #[arg(
         long,
@@ -206,9 +201,9 @@ pub struct ServeArgs {
     pub log_level: String,
 }
 
-/// Flags of `check`.
+/// Where the pricing file is.
 #[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
+pub struct PricingFile {
     /// Pricing file
     #[arg(
         long,
@@ -217,9 +212,25 @@ pub struct CheckArgs {
         default_value = "/config/pricing.yaml"
     )]
     pub config: PathBuf,
+}
+
+/// What `check` and `explain` read.
+#[derive(Debug, Clone, Args)]
+pub struct Documents {
+    /// The pricing file.
+    #[command(flatten)]
+    pub file: PricingFile,
     /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
     #[arg(long = "offer", value_name = "FILE")]
     pub offers: Vec<PathBuf>,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// What is read.
+    #[command(flatten)]
+    pub documents: Documents,
     /// Warnings are errors
     #[arg(long)]
     pub strict: bool,
@@ -231,17 +242,9 @@ pub struct CheckArgs {
 /// Flags of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    /// Pricing file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "X402_CONFIG",
-        default_value = "/config/pricing.yaml"
-    )]
-    pub config: PathBuf,
-    /// ServiceOffer manifests beside the pricing file, a file or a folder, as often as needed
-    #[arg(long = "offer", value_name = "FILE")]
-    pub offers: Vec<PathBuf>,
+    /// What is read.
+    #[command(flatten)]
+    pub documents: Documents,
     /// A request header, as often as needed
     #[arg(long = "header", value_name = "Name: value")]
     pub headers: Vec<String>,
@@ -347,7 +350,7 @@ impl ServeArgs {
     pub fn validate(self) -> Result<Config, ConfigError> {
         // Named one by one, so that a new flag that nobody uses does not compile.
         let Self {
-            config,
+            file: PricingFile { config },
             listen,
             admin_listen,
             route_source,

@@ -48,7 +48,12 @@ fn run_serve(args: ServeArgs) -> ExitCode {
 }
 
 fn run_check(args: &CheckArgs) -> ExitCode {
-    let checked = match explain::check(&args.config, &args.offers, args.strict, Timestamp::now()) {
+    let checked = match explain::check(
+        &args.documents.file.config,
+        &args.documents.offers,
+        args.strict,
+        Timestamp::now(),
+    ) {
         Ok(checked) => checked,
         Err(error) => return finish(Err(error)),
     };
@@ -74,8 +79,8 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
         address: &args.address,
     };
     let text = block_on(explain::explain(
-        &args.config,
-        &args.offers,
+        &args.documents.file.config,
+        &args.documents.offers,
         &question,
         Timestamp::now(),
     ));
