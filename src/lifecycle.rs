@@ -320,6 +320,15 @@ impl Default for Readiness {
     }
 }
 
+/// Sleeps until a moment; for ever when there is none. For the arm of a loop whose next task may
+/// not exist.
+pub async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

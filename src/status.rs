@@ -47,7 +47,6 @@ use kube::Client;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 /// Name of the Lease unless the operator says another.
 pub const DEFAULT_LEASE: &str = "x402-verifier-status";
@@ -194,11 +193,4 @@ impl std::fmt::Debug for Status {
 /// Resolves when it is told to stop, or nobody is left to tell.
 async fn told(stopped: &mut watch::Receiver<bool>) {
     let _nobody_left = stopped.wait_for(|stopped| *stopped).await.is_err();
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -7,7 +7,7 @@
 //! next start; only what went live and left again while the ledger was down is not remembered.
 
 use crate::gate::{Facilitator, Gate, Ledger};
-use crate::lifecycle::{Readiness, Tasks};
+use crate::lifecycle::{Readiness, Tasks, sleep_until};
 use crate::metrics::{Metrics, ReloadSource};
 use crate::pricing::Settings;
 use crate::sources::{file, kube};
@@ -231,13 +231,6 @@ fn identity(record: &PathRecord) -> PathIdentity {
         record.name.clone(),
         record.uid.clone(),
     )
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn instant_of(at: Timestamp) -> Instant {

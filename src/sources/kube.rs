@@ -38,7 +38,7 @@ use self::watch::{Event, Watch};
 pub use crate::crd::ForeignUpstream;
 
 use crate::crd::{DEFAULT_UPSTREAM_SECRET, Observations, ServiceOffer, TranslateOptions};
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, sleep_until};
 use crate::pricing::Settings;
 use crate::table::Update;
 use jiff::Timestamp;
@@ -285,6 +285,8 @@ impl Informer {
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, tasks: Tasks) {
         self.settings_changed();
         loop {
+            let next_change = self.store.next_change();
+            let next_change = next_change.map(|at| instant_of(at, (self.now)()));
             tokio::select! {
                 () = tasks.stopping() => return,
                 message = messages.recv() => match message {
@@ -295,7 +297,7 @@ impl Informer {
                     Ok(()) => self.settings_changed(),
                     Err(_writer_gone) => return,
                 },
-                () = sleep_until(self.store.next_change(), self.now) => {
+                () = sleep_until(next_change) => {
                     let changed = self.store.pass_time((self.now)());
                     self.note(changed);
                 }
@@ -507,19 +509,14 @@ impl Pace {
 
     /// Resolves when it is time to send.
     async fn wait(&self) {
-        match self.due {
-            Some(due) => tokio::time::sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        sleep_until(self.due).await;
     }
 }
 
-async fn sleep_until(at: Option<Timestamp>, now: fn() -> Timestamp) {
-    let Some(at) = at else {
-        return std::future::pending().await;
-    };
-    let wait = Duration::try_from(now().duration_until(at)).unwrap_or_default();
-    tokio::time::sleep(wait.min(LONGEST_SLEEP)).await;
+/// When a moment of the calendar is, as far as anybody sleeps.
+fn instant_of(at: Timestamp, now: Timestamp) -> Instant {
+    let wait = Duration::try_from(now.duration_until(at)).unwrap_or_default();
+    Instant::now() + wait.min(LONGEST_SLEEP)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 
 use super::api::{Api, Body, Fault};
 use super::queue::Want;
+use crate::lifecycle::sleep_until;
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -438,13 +439,6 @@ fn holder(lease: &Value) -> &str {
 fn version(lease: &Value) -> &str {
     let version = lease.pointer("/metadata/resourceVersion");
     version.and_then(Value::as_str).unwrap_or_default()
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]
