@@ -236,7 +236,7 @@ pub fn decide<'t>(
         Found::Priced(priced) => {
             let (verdict, option) = match payment {
                 None => (Verdict::Done(priced.unpaid(table, facts)), 0),
-                Some(payment) => priced.paid(table, facts, payment, now),
+                Some(payment) => priced.paid(table, facts, payment.clone(), now),
             };
             Decision {
                 verdict,
@@ -332,7 +332,7 @@ impl Priced<'_> {
         &self,
         table: &Table,
         facts: &Facts<'_>,
-        payment: &Payment,
+        payment: Payment,
         now: Timestamp,
     ) -> (Verdict, usize) {
         let resource_url = facts.resource_url(table);

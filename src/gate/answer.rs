@@ -155,7 +155,7 @@ impl<F: Facilitator, L: Ledger> Gate<F, L> {
                 return (refused, 0);
             }
         };
-        let (verdict, option) = priced.paid(table, &request.facts, &payment, now);
+        let (verdict, option) = priced.paid(table, &request.facts, payment, now);
         match verdict {
             Verdict::Done(outcome) => (outcome, option),
             Verdict::Pay(mut plan) => {

@@ -114,16 +114,16 @@ pub(super) fn plan(
     table: &Table,
     route: &Arc<RouteEntry>,
     facts: &Facts<'_>,
-    payment: &Payment,
+    payment: Payment,
     resource_url: &str,
     now: Timestamp,
 ) -> Result<Plan, Refused> {
-    let (option, requirement) = choose(route, payment)?;
-    check_form(requirement, payment, option)?;
-    check_terms(requirement, payment, option)?;
-    let (key, valid_before) = claim_key(requirement, payment);
+    let (option, requirement) = choose(route, &payment)?;
+    check_form(requirement, &payment, option)?;
+    check_terms(requirement, &payment, option)?;
+    let (key, valid_before) = claim_key(requirement, &payment);
     check_window(table, requirement, valid_before, option, now)?;
-    let recovers = check_signature(route, requirement, payment, option)?;
+    let recovers = check_signature(route, requirement, &payment, option)?;
     let scope = CreditScope {
         payer: payment.payer(),
         route: Arc::clone(&route.key),
@@ -134,7 +134,7 @@ pub(super) fn plan(
     Ok(Plan {
         route: Arc::clone(route),
         option,
-        payment: payment.clone(),
+        payment,
         key,
         scope,
         valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),

@@ -83,7 +83,7 @@ fn planned(table: &Table, facts: &Facts<'_>, payment: &Payment) -> Result<Plan, 
         table,
         route,
         facts,
-        payment,
+        payment.clone(),
         "https://shop.example/a/x",
         now(),
     )
@@ -161,7 +161,7 @@ fn m5_a_copy_is_the_same_request_only_when_all_of_it_is() {
     let facts = facts("GET", "/a/x", "192.0.2.7");
     let routes: Vec<_> = table.routes().collect();
     let of = |route: &Arc<RouteEntry>| {
-        let planned = plan(&table, route, &facts, &payment, "", now()).unwrap();
+        let planned = plan(&table, route, &facts, payment.clone(), "", now()).unwrap();
         (planned.fingerprint, planned.settles)
     };
     assert_eq!(of(routes[0]), (first, true));
