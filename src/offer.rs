@@ -229,6 +229,17 @@ impl fmt::Display for Location {
     }
 }
 
+/// What somebody wrote, as it may be repeated in the message of a [`Problem`]: quoted, escaped, cut.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if text.chars().count() <= LONGEST {
+        return format!("{text:?}");
+    }
+    let head: String = text.chars().take(LONGEST).collect();
+    format!("{head:?}...")
+}
+
 impl Owner {
     /// The namespace, `None` for the operator.
     #[must_use]

@@ -7,8 +7,9 @@
 //! Prices and tokens are exact or refused (`money.rs`). Nothing is inherited: the operator's
 //! `wallet` is not the seller's (O7), and a recipient is neither zero nor the token.
 
-use super::read::{Section, quoted};
+use super::read::Section;
 use crate::money::{Amount, Asset, Network, TransferMethod, parse_price, thousandth};
+use crate::offer::quoted;
 use crate::offer::{DEFAULT_MAX_TIMEOUT, MAX_MAX_TIMEOUT, PaymentOption, Problem};
 use alloy_primitives::Address;
 use serde_json::Value;

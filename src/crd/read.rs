@@ -131,13 +131,3 @@ fn wrong_type(path: &str, found: &Value, wanted: &str) -> Problem {
         message: format!("{path} is {found}: write {wanted}"),
     }
 }
-
-/// A text from an object as it may be repeated in a message: quoted, escaped, cut.
-pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if text.chars().count() <= LONGEST {
-        return format!("{text:?}");
-    }
-    let head: String = text.chars().take(LONGEST).collect();
-    format!("{head:?}...")
-}

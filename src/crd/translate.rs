@@ -9,9 +9,10 @@
 //! hosts that the operator gave to somebody (O4).
 
 use super::payment::Terms;
-use super::read::{Section, quoted};
+use super::read::Section;
 use super::{PAUSED_ANNOTATION, UPSTREAM_SECRET_ANNOTATION};
 use super::{ServiceOffer, TranslateOptions, Translated};
+use crate::offer::quoted;
 use crate::offer::{
     DOCUMENTS_FACILITATOR, Declared, Gate, Offer, Owner, Phase, Problem, Route, Settle,
 };

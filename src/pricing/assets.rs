@@ -5,9 +5,10 @@
 //! verify and never settle. A known token fills itself; what a document says differently about it
 //! is an error where it changes the price and a warning where it changes the signature.
 
-use super::findings::{Findings, quoted};
+use super::findings::Findings;
 use super::read::{Section, Text};
 use crate::money::{Asset, Network, TransferMethod};
+use crate::offer::quoted;
 use alloy_primitives::Address;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -264,7 +264,8 @@ fn newlines(text: &str) -> usize {
     text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
-fn number(number: u32) -> usize {
+/// A line, column or place, which are kept in 32 bits.
+pub(super) fn number(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 

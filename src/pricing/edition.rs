@@ -12,7 +12,7 @@
 
 use super::asked::Asked;
 use super::assets::Assets;
-use super::difference::{Abridged, Layout};
+use super::difference::{Abridged, Layout, number};
 use super::findings::{Findings, MAX_WARNINGS, Place, Position};
 use super::offers::{self, Item, Slots};
 use super::read::Section;
@@ -20,8 +20,7 @@ use super::routes::{Made, Reader};
 use super::settings::{self, Defaults, Files};
 use super::tree::{self, MAX_NODES, Node, Tree, Value};
 use super::{Document, Finding, MAX_BYTES, Settings, Unusable};
-use crate::offer::{Offer, PaymentOption, Route};
-use secrecy::{ExposeSecret, SecretString};
+use crate::offer::Offer;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -397,7 +396,7 @@ fn names_a_line(finding: &Finding) -> bool {
 /// what is between by pattern.
 fn keep_routes(items: &mut [Item], before: &[Item]) {
     let keep = |(item, old): (&mut Item, &Item)| {
-        let same = is_same(&item.route, &old.route);
+        let same = *item.route == *old.route;
         if same {
             item.route = Arc::clone(&old.route);
         }
@@ -421,56 +420,4 @@ fn keep_routes(items: &mut [Item], before: &[Item]) {
             keep((item, old));
         }
     }
-}
-
-/// Whether two routes are the same in everything.
-fn is_same(one: &Route, other: &Route) -> bool {
-    let Route {
-        pattern,
-        gate,
-        settle,
-        preflight_pass,
-        eoa_only,
-        options,
-        facilitator,
-        upstream_auth,
-        description,
-        problems,
-    } = one;
-    *pattern == other.pattern
-        && *gate == other.gate
-        && *settle == other.settle
-        && *preflight_pass == other.preflight_pass
-        && *eoa_only == other.eoa_only
-        && *facilitator == other.facilitator
-        && *description == other.description
-        && *problems == other.problems
-        && secret(upstream_auth.as_ref()) == secret(other.upstream_auth.as_ref())
-        && options.len() == other.options.len()
-        && options.iter().zip(&other.options).all(is_same_option)
-}
-
-fn secret(auth: Option<&SecretString>) -> Option<&str> {
-    auth.map(ExposeSecret::expose_secret)
-}
-
-fn is_same_option((one, other): (&PaymentOption, &PaymentOption)) -> bool {
-    let PaymentOption {
-        network,
-        asset,
-        amount,
-        pay_to,
-        max_timeout_seconds,
-        price,
-    } = one;
-    *network == other.network
-        && *asset == other.asset
-        && *amount == other.amount
-        && *pay_to == other.pay_to
-        && *max_timeout_seconds == other.max_timeout_seconds
-        && *price == other.price
-}
-
-fn number(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -215,13 +215,3 @@ impl Findings {
         });
     }
 }
-
-/// A text from the document as it may be repeated in a message: quoted, escaped, cut.
-pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if text.chars().count() <= LONGEST {
-        return format!("{text:?}");
-    }
-    let head: String = text.chars().take(LONGEST).collect();
-    format!("{head:?}...")
-}

@@ -6,6 +6,7 @@
 //! same `Arc`, and only the others are made again.
 
 use super::asked::Asks;
+use super::difference::number;
 use crate::offer::{Declared, Location, Offer, Owner, Phase, Route};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -76,7 +77,7 @@ impl Slots {
 
     /// The routes of this offer are not what they were.
     pub(super) fn touch(&mut self, slot: u32) {
-        if let Some(stale) = self.stale.get_mut(at(slot)) {
+        if let Some(stale) = self.stale.get_mut(number(slot)) {
             *stale = true;
         }
         if self.likely.len() < LIKELY {
@@ -87,7 +88,7 @@ impl Slots {
     /// The offer of that name, which gets another route.
     pub(super) fn named(&mut self, name: Name) -> u32 {
         let is = |slot: u32| {
-            let offer = self.offers.get(at(slot));
+            let offer = self.offers.get(number(slot));
             offer.is_some_and(|offer| parts(offer) == name.parts())
         };
         if let Some(slot) = self.likely.iter().copied().find(|slot| is(*slot)) {
@@ -133,7 +134,7 @@ impl Slots {
         let mut order = Vec::with_capacity(self.offers.len());
         let mut found: Vec<_> = self.offers.into_iter().zip(self.stale).map(Some).collect();
         for item in items {
-            let slot = at(item.slot);
+            let slot = number(item.slot);
             if let Some((offer, stale)) = found.get_mut(slot).and_then(Option::take) {
                 if let Some(place) = places.get_mut(slot) {
                     *place = u32::try_from(order.len()).ok();
@@ -142,7 +143,7 @@ impl Slots {
             }
             // Every slot has its offer, and every offer its place since its first route.
             item.slot = places.get(slot).copied().flatten().unwrap_or(u32::MAX);
-            if let Some(gathered) = order.get_mut(at(item.slot)) {
+            if let Some(gathered) = order.get_mut(number(item.slot)) {
                 gathered.push(item, file);
             }
         }
@@ -172,8 +173,8 @@ impl Gathered {
                 route: Arc::clone(&item.route),
                 at: Some(Location {
                     file: Arc::clone(file),
-                    line: at(item.line),
-                    column: at(item.column),
+                    line: number(item.line),
+                    column: number(item.column),
                 }),
             });
         }
@@ -263,8 +264,4 @@ fn is_same(one: &Offer, other: &Offer) -> bool {
             .iter()
             .zip(&other.routes)
             .all(|(one, other)| Arc::ptr_eq(&one.route, &other.route) && one.at == other.at)
-}
-
-fn at(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

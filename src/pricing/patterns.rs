@@ -5,9 +5,10 @@
 //! says which path to close (R3); one that does not says nothing, and then the whole document is
 //! refused.
 
-use super::findings::{Findings, quoted};
+use super::findings::Findings;
 use super::read::Section;
 use super::tree::Value;
+use crate::offer::quoted;
 use std::sync::Arc;
 
 /// Longest pattern, in bytes.

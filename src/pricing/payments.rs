@@ -5,13 +5,14 @@
 //! (compat 1.2). An option is whole or absent: whatever is wrong with one closes the route.
 
 use super::assets::{self, Assets, address, unknown_chain};
-use super::findings::{Findings, quoted};
+use super::findings::Findings;
 use super::keys;
 use super::prices;
 use super::read::Section;
 use super::settings::Defaults;
 use super::tree::Value;
 use crate::money::{Asset, Network};
+use crate::offer::quoted;
 use crate::offer::{DEFAULT_MAX_TIMEOUT, MAX_MAX_TIMEOUT, PaymentOption};
 use alloy_primitives::Address;
 use std::time::Duration;

@@ -5,10 +5,11 @@
 //! not at all. There is no rounding; the arithmetic is `money::parse_price`, and a thousandth is a
 //! decimal point that moves.
 
-use super::findings::{Findings, quoted};
+use super::findings::Findings;
 use super::read::{Section, Text};
 use super::tree::Value;
 use crate::money::{Amount, Asset, parse_price, thousandth};
+use crate::offer::quoted;
 use std::borrow::Cow;
 
 /// Decimals with which a price is checked when its token is not known.

@@ -7,9 +7,10 @@
 //! A key without a value counts as absent where it is read as text, as in the predecessor; lists,
 //! sections and file names must be written or left away, because "nobody" and "not said" differ.
 
-use super::findings::{Findings, Place, Position, quoted};
+use super::findings::{Findings, Place, Position};
 use super::keys::{Known, Meaning, nearest};
 use super::tree::{Entry, Node, Value};
+use crate::offer::quoted;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

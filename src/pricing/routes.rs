@@ -12,12 +12,13 @@
 
 use super::asked::{Asked, Asks};
 use super::assets::Assets;
-use super::findings::{Findings, Position, quoted};
+use super::findings::{Findings, Position};
 use super::offers::Name;
 use super::patterns::pattern;
 use super::read::{Section, Text};
 use super::settings::{self, Defaults};
 use super::{keys, payments, trust};
+use crate::offer::quoted;
 use crate::offer::{Gate, Route, Settle};
 use http::HeaderValue;
 use secrecy::SecretString;

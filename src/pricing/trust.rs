@@ -5,9 +5,10 @@
 //! to the request it is compared with. A list that is there must be a list; only leaving the key
 //! away means "none".
 
-use super::findings::{Findings, quoted};
+use super::findings::Findings;
 use super::read::{Section, Text, text_of};
 use super::{PathOwner, keys};
+use crate::offer::quoted;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

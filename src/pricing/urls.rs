@@ -5,7 +5,7 @@
 //! clusters (compat 1.2). Texts are checked and given one spelling, because the base URL is the
 //! identity of a facilitator: one pool, one set of permits, one set of credentials.
 
-use super::findings::quoted;
+use crate::offer::quoted;
 use http::Uri;
 use std::net::IpAddr;
 

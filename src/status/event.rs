@@ -54,20 +54,9 @@ pub(super) fn path(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/events")
 }
 
-const fn is_telling(reason: Reason) -> bool {
-    match reason {
-        Reason::Enforced | Reason::Shadowed | Reason::Draining | Reason::Withdrawn => false,
-        Reason::OperatorConfiguration
-        | Reason::UpstreamSecret
-        | Reason::ForeignUpstream
-        | Reason::InvalidPrice
-        | Reason::InvalidPayment
-        | Reason::InvalidPath
-        | Reason::InvalidSpec
-        | Reason::PathConflict
-        | Reason::PathReserved
-        | Reason::ReservedPath => true,
-    }
+/// Whether there is something for the seller to repair: a pause or the end of a drain is its own doing.
+fn is_telling(reason: Reason) -> bool {
+    !reason.is_enforced() && reason != Reason::Withdrawn
 }
 
 #[cfg(test)]
