@@ -30,7 +30,7 @@ fn pages() -> Vec<String> {
 }
 
 /// The code blocks of a page with this info string.
-fn blocks(page: &str, info: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, info: &str) -> Vec<String> {
     let text = read(page);
     let mut found = Vec::new();
     let mut current: Option<(bool, String)> = None;
