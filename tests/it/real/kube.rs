@@ -3,4 +3,5 @@
 mod informer;
 mod rbac;
 mod rig;
+mod schema;
 mod status;
