@@ -1,6 +1,7 @@
 //! What only a real API server shows. The rig itself is proven first ([`rig`]).
 
 mod informer;
+mod order;
 mod policy;
 mod rbac;
 mod rig;
