@@ -2,6 +2,7 @@
 
 mod informer;
 mod order;
+mod pod;
 mod policy;
 mod rbac;
 mod rig;
