@@ -143,6 +143,12 @@ async fn a_pods_service_account_is_used_and_its_token_may_be_replaced_at_any_tim
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    // The writer of status looks at its Lease every 4 s, and is refused. That is no lack of rights, and no reason to
+    // leave the Lease alone for a minute.
+    let refused = Ask::of(Verb::Get, "leases");
+    let looked = faults.set(refused, Fault::Pass);
+    faults.wait_hits(looked, 1).await;
+    faults.remove(looked);
     // Watches that run were authenticated once; let the next ones begin.
     let cut = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
     faults.wait_hits(cut, 1).await;
