@@ -1,5 +1,6 @@
 //! What only a real API server shows. The rig itself is proven first ([`rig`]).
 
+mod idle;
 mod informer;
 mod order;
 mod pod;
