@@ -2,6 +2,7 @@
 
 mod idle;
 mod informer;
+mod oldest;
 mod order;
 mod pod;
 mod policy;
