@@ -66,18 +66,18 @@ impl Documented {
 
     /// Applies the manifests of the page's block, with other names where `renamed` says so, and returns when the API
     /// server knows them.
-    pub(super) async fn apply(&mut self, block: &str, renamed: &[(&str, &str)]) {
-        let found = blocks(PAGE, &format!("yaml rbac {block}"));
-        let [text] = found.as_slice() else {
-            panic!("{PAGE} has {} blocks for rbac {block}", found.len());
-        };
-        let mut text = text.clone();
+    pub(super) async fn apply(&mut self, name: &str, renamed: &[(&str, &str)]) {
+        let mut text = block(name);
         for (from, to) in renamed {
             assert!(text.contains(from), "{from}: {text}");
             text = text.replace(from, to);
         }
-        self.cluster.apply(&text).await;
-        let grants = grants(&text);
+        self.grant(&text).await;
+    }
+
+    async fn grant(&mut self, manifests: &str) {
+        self.cluster.apply(manifests).await;
+        let grants = grants(manifests);
         assert!(!grants.is_empty());
         for grant in &grants {
             let started = tokio::time::Instant::now();
@@ -195,6 +195,15 @@ impl Grant {
             && self.verb == entry.verb
             && self.name.as_ref().is_none_or(|name| *name == entry.name)
     }
+}
+
+/// The block of the page with this name.
+fn block(name: &str) -> String {
+    let found = blocks(PAGE, &format!("yaml rbac {name}"));
+    let [text] = found.as_slice() else {
+        panic!("{PAGE} has {} blocks for rbac {name}", found.len());
+    };
+    text.clone()
 }
 
 fn user(account: &str) -> String {
@@ -418,4 +427,59 @@ async fn the_documented_roles_do_instead_of_a_cluster_role() {
         );
     }
     scene.judge(&["x402-verifier"]);
+}
+
+/// What the page says may be left out, left out: the Role of the Lease with all of status, and the rule for Secrets.
+#[tokio::test]
+async fn without_the_rights_that_may_be_left_out_the_rest_works() {
+    let mut scene = Documented::new(&["shop"]).await;
+    let page = block("cluster");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&page).unwrap();
+    let (mut kept, mut left_out) = (String::new(), 0);
+    for mut document in documents {
+        if document["metadata"]["name"] == "x402-verifier-status" {
+            left_out += 1;
+            continue;
+        }
+        if let Some(rules) = document.get_mut("rules").and_then(Value::as_array_mut) {
+            left_out += rules.len() - 1;
+            rules.retain(|rule| rule["resources"] == json!(["serviceoffers"]));
+            rules[0]["verbs"] = json!(["list", "watch"]);
+        }
+        kept.push_str(&format!("---\n{document}\n"));
+    }
+    assert_eq!(left_out, 5);
+    scene.grant(&kept).await;
+    scene.create(&offer("shop", "plain", "0.001")).await;
+    let named = with_secret(offer("shop", "named", "0.001"));
+    scene.create(&named).await;
+
+    let verifier = scene.start("x402-verifier", &["--status=false"]).await;
+    becomes(&verifier, "plain", 402).await;
+    becomes(&verifier, "named", 503).await;
+    let verbose: Value = verifier.admin("/readyz?verbose").await.json();
+    let degraded = verbose["degraded"].as_array().unwrap();
+    assert_eq!(degraded.len(), 1, "{degraded:?}");
+    let told = degraded[0].as_str().unwrap();
+    assert!(
+        told.contains("RBAC does not allow us to list secrets named \"x402-upstream\""),
+        "{told}"
+    );
+    let sources = verbose["sources"].to_string();
+    assert!(!sources.contains("failed"), "{sources}");
+
+    // With the flag that goes with it, nothing is asked for in vain.
+    drop(verifier);
+    let before = scene.asked("x402-verifier").len();
+    let flags = ["--status=false", "--upstream-secret-names="];
+    let verifier = scene.start("x402-verifier", &flags).await;
+    becomes(&verifier, "plain", 402).await;
+    let asked = scene.asked("x402-verifier");
+    let asked = asked.get(before..).unwrap();
+    assert!(
+        asked.iter().all(|entry| entry.target() == "serviceoffers"),
+        "{asked:?}"
+    );
+    let verbose: Value = verifier.admin("/readyz?verbose").await.json();
+    assert_eq!(verbose["degraded"], json!([]));
 }

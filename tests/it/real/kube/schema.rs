@@ -12,11 +12,11 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::rbac::{Documented, VISIBLE, condition};
+use super::rbac::{Documented, VISIBLE, becomes, condition};
 use crate::{
     harness::SELLER,
     parts::{
-        control_plane::{ADMIN_TOKEN, ControlPlane},
+        control_plane::{ADMIN_TOKEN, ControlPlane, offer},
         require,
     },
 };
@@ -240,13 +240,13 @@ async fn under_our_definition_nothing_of_an_offer_that_uses_all_of_the_fields_is
     let mut spec = sample("spec", &schema["spec"]);
     // Equal to the first of many, as the field has it.
     spec["payments"] = json!([spec["payment"]]);
-    let offer = json!({
+    let all = json!({
         "apiVersion": "obol.org/v1alpha1",
         "kind": "ServiceOffer",
         "metadata": {"namespace": "shop", "name": "all"},
         "spec": spec,
     });
-    let created = scene.cluster.create_offer(&offer).await.unwrap();
+    let created = scene.cluster.create_offer(&all).await.unwrap();
     assert_eq!(created["spec"], spec, "the sample is the field's");
     let status = sample("status", &schema["status"]);
     let stored = scene
@@ -289,4 +289,49 @@ async fn under_our_definition_nothing_of_an_offer_that_uses_all_of_the_fields_is
         2,
         "and ours has what only our definition keeps"
     );
+}
+
+/// R6: what the definition does not serve any more was not deleted.
+#[tokio::test]
+async fn a_version_that_is_not_served_any_more_is_loss_of_the_api_and_no_deletion() {
+    let mut scene = Documented::new(&["shop"]).await;
+    scene.apply("cluster", &[]).await;
+    let made = offer("shop", "a", "0.001");
+    scene.cluster.create_offer(&made).await.unwrap();
+    let verifier = scene.start("x402-verifier", &[]).await;
+    becomes(&verifier, "a", 402).await;
+    let serve = |is_served: bool| {
+        let path = "/spec/versions/0/served";
+        let patch = json!([{"op": "replace", "path": path, "value": is_served}]).to_string();
+        let args = [
+            "patch",
+            "crd",
+            "serviceoffers.obol.org",
+            "--type=json",
+            "--patch",
+            &patch,
+        ];
+        let (ok, said, error) = kubectl(&scene.control, &args, "");
+        assert!(ok, "{said}{error}");
+    };
+    serve(false);
+    let up = ["source=\"kube\""];
+    verifier
+        .eventually(VISIBLE * 6, "the loss to be told", || async {
+            let up = verifier.metric("x402_verifier_source_up", &up).await;
+            assert_eq!(verifier.ask("/services/a/x").send().await.status, 402);
+            up == Some(0.0)
+        })
+        .await;
+    let routes = verifier.admin("/routes").await.text();
+    assert!(routes.contains("does not serve v1alpha1"), "{routes}");
+    assert_eq!(verifier.admin("/readyz").await.status, 200);
+    serve(true);
+    scene.cluster.await_crd("serviceoffers.obol.org").await;
+    scene.cluster.delete_offer("shop", "a").await;
+    verifier
+        .eventually(VISIBLE * 6, "the deletion to be seen", || async {
+            verifier.ask("/services/a/x").send().await.status == 410
+        })
+        .await;
 }
