@@ -115,7 +115,7 @@ impl Documented {
         answer.unwrap().status.unwrap().allowed
     }
 
-    /// A verifier that is this service account of namespace `x402`.
+    /// A verifier that is this service account of namespace `x402`, by a kubeconfig that the environment names.
     pub(super) async fn prepare(
         &self,
         account: &str,
@@ -124,11 +124,11 @@ impl Documented {
     ) -> Verifier {
         let token = self.cluster.token("x402", account).await;
         let kubeconfig = self.control.kubeconfig(self.control.address(), &token);
-        let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
         let mut args = vec!["--route-source=kube", "--status-lease-namespace=x402"];
-        args.push(&kubeconfig);
         args.extend(flags);
-        Verifier::prepare(&pricing(facilitator), &args)
+        let mut verifier = Verifier::prepare(&pricing(facilitator), &args);
+        verifier.env("KUBECONFIG", kubeconfig.to_str().unwrap());
+        verifier
     }
 
     pub(super) async fn start(&self, account: &str, flags: &[&str]) -> Verifier {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::rbac::{Documented, VISIBLE, becomes, condition};
 use crate::{
+    docs::read,
     harness::SELLER,
     parts::{
         control_plane::{ADMIN_TOKEN, ControlPlane, offer},
@@ -272,7 +273,14 @@ async fn under_our_definition_nothing_of_an_offer_that_uses_all_of_the_fields_is
     let before = scene.cluster.offer("shop", "all").await.unwrap();
     assert_kept(&before, &spec, &status);
 
-    // As the page says, over a definition that somebody else applied.
+    // As the pages say, over a definition that somebody else applied: `--server-side` would be a conflict with them.
+    for page in ["docs/operating.md", "docs/offers.md"] {
+        let text = read(page).replace("\\|", "|");
+        assert!(
+            text.contains("x402-verifier crd | kubectl apply -f -"),
+            "{page}"
+        );
+    }
     let (ok, said, error) = kubectl(&scene.control, &["apply", "-f", "-"], &printed(&[]));
     assert!(ok, "{said}{error}");
     scene.cluster.await_crd("serviceoffers.obol.org").await;
