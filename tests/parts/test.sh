@@ -32,7 +32,7 @@ fi
 # most of it, or everything, but never at full counts.
 if [[ $real == yes && $kube == yes ]]; then
   oldest=$(sed -n 's/.*OLDEST_EMULATED: &str = "\(.*\)";/\1/p' tests/it/parts/control_plane.rs)
-  filters=(real::kube::oldest real::kube::rbac real::kube::policy real::kube::schema)
+  filters=(real::kube::oldest real::kube::rbac::the_documented real::kube::policy::sellers real::kube::schema::under)
   if [[ ${X402_SOAK:-} == 1 ]]; then
     filters=(real::kube)
   fi
