@@ -7,7 +7,7 @@
 //! next start; only what went live and left again while the ledger was down is not remembered.
 
 use crate::gate::{Facilitator, Gate, Ledger};
-use crate::lifecycle::{Readiness, Tasks, sleep_until};
+use crate::lifecycle::{Readiness, Tasks, sleep_until, work_behind};
 use crate::metrics::{Metrics, ReloadSource};
 use crate::pricing::Settings;
 use crate::sources::{file, kube};
@@ -98,7 +98,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
         let source = Source::of(&update);
         let (empty, _) = TableWriter::new();
         let mut writer = std::mem::replace(&mut self.writer, empty);
-        let built = tokio::task::spawn_blocking(move || {
+        let built = work_behind(move || {
             let applied = writer.apply(update, Timestamp::now());
             (writer, applied)
         });
