@@ -39,7 +39,7 @@ pub(super) enum Fault {
     /// 422 and whatever else makes no sense to repeat.
     #[error("refused: {0}")]
     Invalid(String),
-    /// 401 and 403.
+    /// 403.
     #[error("{0}")]
     Forbidden(String),
     /// Anything that may be better later.
@@ -120,7 +120,10 @@ impl From<kube::Error> for Fault {
         match status.code {
             404 => Self::Gone,
             409 => Self::Conflict,
-            401 | 403 => Self::Forbidden(why),
+            403 => Self::Forbidden(why),
+            // A token that is over is no lack of rights: whoever reads the cluster tells of it, and
+            // the next client comes with the next token.
+            401 => Self::unavailable("our credentials are not accepted (401)"),
             429 | 500..=599 => {
                 let seconds = status
                     .details

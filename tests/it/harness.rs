@@ -28,6 +28,8 @@ pub(crate) struct Verifier {
     process: Option<Process>,
     home: tempfile::TempDir,
     args: Vec<String>,
+    env: Vec<(String, String)>,
+    launcher: Vec<String>,
     traffic: u16,
     admin: u16,
 }
@@ -53,6 +55,8 @@ impl Verifier {
             process: None,
             home,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            launcher: Vec::new(),
             traffic: free_port(),
             admin: free_port(),
         };
@@ -60,10 +64,28 @@ impl Verifier {
         verifier
     }
 
+    /// Gives every process from here on this variable.
+    pub(crate) fn env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Lets every process from here on be started by this command, which must become it (`exec`).
+    pub(crate) fn launched_by(&mut self, command: &[&str]) {
+        self.launcher = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the process and returns at once.
     pub(crate) fn launch(&mut self) {
         self.await_ports();
-        let mut command = supervised(env!("CARGO_BIN_EXE_x402-verifier"));
+        let binary = env!("CARGO_BIN_EXE_x402-verifier");
+        let mut command = match self.launcher.split_first() {
+            None => supervised(binary),
+            Some((program, words)) => {
+                let mut command = supervised(program);
+                command.args(words).arg(binary);
+                command
+            }
+        };
         command
             .arg("serve")
             .arg(format!("--config={}", self.pricing().display()))
@@ -80,9 +102,11 @@ impl Verifier {
             "http_proxy",
             "https_proxy",
             "ALL_PROXY",
+            "KUBECONFIG",
         ] {
             command.env_remove(name);
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::start("verifier", command));
     }
 
@@ -146,6 +170,11 @@ impl Verifier {
             "the verifier did not end within {within:?}:\n{}",
             process.log()
         );
+    }
+
+    /// Processor time of the running process so far, user and system.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.process.as_ref().expect("running").cpu_time()
     }
 
     pub(crate) fn log(&self) -> String {

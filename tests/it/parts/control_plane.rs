@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -45,8 +46,10 @@ use super::{
 pub(crate) const ADMIN_TOKEN: &str = "admin-token";
 /// A token that is somebody's who may do nothing.
 pub(crate) const NOBODY_TOKEN: &str = "nobody-token";
-/// The oldest version that the API server can pretend to be (`--emulated-version`).
+/// The oldest version that the API server can pretend to be (`--emulated-version`), and so the documented minimum.
 pub(crate) const OLDEST_EMULATED: &str = "1.32";
+/// The version that every API server pretends to be which is not started with another one; unset or empty is its own.
+pub(crate) const EMULATED_VERSION: &str = "X402_EMULATED_VERSION";
 
 /// How much of each request the audit log keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,6 +252,26 @@ impl ControlPlane {
             .unwrap_or_else(|| panic!("no revision in {answer}"))
     }
 
+    /// The keys of the store that were written after `revision` and are there, in the order of their names.
+    pub(crate) async fn written_since(&self, revision: u64) -> Vec<String> {
+        let wanted = json!({
+            "key": STANDARD.encode("/"),
+            "range_end": STANDARD.encode("0"),
+            "keys_only": true,
+            "min_mod_revision": (revision + 1).to_string(),
+        });
+        let answer = self.ask_etcd("kv/range", &wanted).await;
+        let found = answer["kvs"].as_array().into_iter().flatten();
+        found
+            .map(|found| {
+                let key = found["key"]
+                    .as_str()
+                    .and_then(|key| STANDARD.decode(key).ok());
+                String::from_utf8(key.expect("a key")).expect("the API server's keys are text")
+            })
+            .collect()
+    }
+
     /// Compacts the store: its history ends at the current revision, which is returned.
     ///
     /// A watch or `continue` token of an older one gets 410 from an API server that has no memory of its own: one
@@ -306,6 +329,12 @@ impl ControlPlane {
         .arg(format!("--audit-policy-file={}", policy.display()))
         .arg(format!("--audit-log-path={}", self.audit_log().display()))
         .args(&self.options.flags);
+        // Given twice it is an error, unlike other flags.
+        let own = |flag: &String| flag.starts_with("--emulated-version");
+        let wanted = std::env::var(EMULATED_VERSION).unwrap_or_default();
+        if !wanted.is_empty() && !self.options.flags.iter().any(own) {
+            api.arg(format!("--emulated-version={wanted}"));
+        }
         self.api = Some(Process::start("kube-apiserver", api));
     }
 

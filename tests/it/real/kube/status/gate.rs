@@ -145,17 +145,6 @@ impl Scene {
             .collect()
     }
 
-    /// What the account asked for and may not have.
-    pub(super) fn asked_in_vain(&self) -> Vec<String> {
-        let refused = self
-            .all_asked()
-            .into_iter()
-            .filter(|entry| entry.code == Some(403));
-        refused
-            .map(|entry| format!("{} {}", entry.verb, entry.uri))
-            .collect()
-    }
-
     pub(super) fn patches(&self, target: &str) -> usize {
         self.asked("patch", target).len()
     }

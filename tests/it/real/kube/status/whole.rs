@@ -12,12 +12,10 @@ use super::{
 use crate::{
     harness::{Verifier, pricing},
     parts::control_plane::offer,
-    soak::count,
 };
 
 /// Five times the 2 s that are promised.
 const VISIBLE: Duration = Duration::from_secs(10);
-const OFFERS: usize = 50;
 
 /// What the documentation grants: reading, and writing status.
 async fn allow_all(scene: &Scene) {
@@ -53,43 +51,6 @@ async fn says(scene: &Scene, verifier: &Verifier, name: &str, reason: &str, text
             condition["reason"] == reason && message.contains(text)
         })
         .await;
-}
-
-/// T4.12: under the field's CRD, which prunes what a naive comparison would miss for ever.
-#[tokio::test]
-async fn t4_12_an_idle_verifier_asks_to_change_nothing() {
-    let scene = Scene::new("whole-idle").await;
-    allow_all(&scene).await;
-    let offers = (0..OFFERS).map(|n| offer("whole-idle", &format!("o{n}"), "0.001"));
-    scene.cluster.create_offers(offers).await;
-    let status = json!({"conditions": [ready()]});
-    scene
-        .cluster
-        .patch_offer_status("whole-idle", "o3", &status)
-        .await;
-    let verifier = verifier(&scene, &[]).await;
-    let started = Instant::now();
-    for n in 0..OFFERS {
-        says(
-            &scene,
-            &verifier,
-            &format!("o{n}"),
-            "Enforced",
-            "0.001 USDC",
-        )
-        .await;
-    }
-    println!("{OFFERS} conditions after {:?}", started.elapsed());
-    assert_eq!(scene.offer("o3").await["status"]["conditions"][0], ready());
-    // The holder's last renewal may be on its way.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = scene.writes();
-    tokio::time::sleep(Duration::from_secs(count(60, 600) as u64)).await;
-    let after = scene.writes();
-    assert_eq!(after.len(), before.len(), "{:?}", after.get(before.len()..));
-    assert_eq!(scene.patches("serviceoffers/status"), OFFERS);
-    let not_granted = scene.asked_in_vain();
-    assert!(not_granted.is_empty(), "{not_granted:?}");
 }
 
 #[tokio::test]
