@@ -2,4 +2,5 @@
 
 mod informer;
 mod rig;
+mod start;
 mod status;
