@@ -1,5 +1,6 @@
 //! What only a real API server shows. The rig itself is proven first ([`rig`]).
 
+mod deletion;
 mod idle;
 mod informer;
 mod oldest;
@@ -7,6 +8,10 @@ mod order;
 mod pod;
 mod policy;
 mod rbac;
+mod recreate;
+mod relist;
 mod rig;
 mod schema;
+mod seller;
+mod start;
 mod status;
