@@ -183,6 +183,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         metrics: Arc::clone(&families),
         settings: settings_in_use,
         published,
+        now: Timestamp::now,
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
     let (cluster_troubles, cluster_degraded) = watch::channel(Vec::new());

@@ -41,6 +41,8 @@ pub(super) struct Tables<F, L> {
     pub(super) settings: watch::Sender<Option<Arc<Settings>>>,
     /// The generation of each table that was published.
     pub(super) published: watch::Sender<u64>,
+    /// The clock, read by whoever builds when the build begins.
+    pub(super) now: fn() -> Timestamp,
 }
 
 /// Paths whose record the ledger does not have yet: `true` to write, `false` to forget.
@@ -98,8 +100,9 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
         let source = Source::of(&update);
         let (empty, _) = TableWriter::new();
         let mut writer = std::mem::replace(&mut self.writer, empty);
+        let now = self.now;
         let built = work_behind(move || {
-            let applied = writer.apply(update, Timestamp::now());
+            let applied = writer.apply(update, now());
             (writer, applied)
         });
         let (writer, applied) = match built.await {
@@ -237,3 +240,6 @@ fn instant_of(at: Timestamp) -> Instant {
     let wait = Timestamp::now().duration_until(at);
     Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use crate::pricing::{PathOwner, Unmatched};
 use crate::route::Pattern;
 use proptest::prelude::*;
 
+mod interleaved;
 mod owners;
 mod reuse;
 mod targets;

@@ -3,6 +3,7 @@
 mod deletion;
 mod idle;
 mod informer;
+mod model;
 mod oldest;
 mod order;
 mod pod;
