@@ -91,6 +91,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
             | Update::Offers { .. }
             | Update::Failed { .. }
             | Update::Remembered { .. }
+            | Update::Released { .. }
             | Update::Tick) => other,
         }
     }
@@ -144,6 +145,11 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 self.readiness.set_cause(name, Some(error));
                 self.metrics.reload(reload_source(name), false);
             }
+            Source::Released { paths } => tracing::info!(
+                paths,
+                table.generation = table.generation,
+                "closed paths released by the operator"
+            ),
             Source::Other => {}
         }
     }
@@ -176,6 +182,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
 enum Source {
     Delivered { name: &'static str, settings: bool },
     Failed { name: &'static str, error: String },
+    Released { paths: usize },
     Other,
 }
 
@@ -194,6 +201,7 @@ impl Source {
                 name: source,
                 error: error.clone(),
             },
+            Update::Released { paths } => Self::Released { paths: paths.len() },
             Update::Remembered { .. } | Update::Tick => Self::Other,
         }
     }

@@ -127,6 +127,11 @@ impl TableWriter {
             Update::Offers { source, offers } => self.accept(source, offers, now),
             Update::Failed { source, error } => return Some(self.fail(source, error, now)),
             Update::Remembered { paths } => self.compiler.known.remember(paths),
+            Update::Released { paths } => {
+                if !self.compiler.known.release(&paths) {
+                    return Applied::unchanged(self.published.load_full());
+                }
+            }
             Update::Tick => {
                 let current = self.published.load_full();
                 if current.next_tick.is_none_or(|due| due > now) {
@@ -217,6 +222,12 @@ impl TableWriter {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
         let surplus = self.retired.len().saturating_sub(RETIRED);
         self.retired.drain(..surplus);
+    }
+
+    /// What is closed.
+    #[cfg(test)]
+    pub(super) fn known(&mut self) -> Arc<[Arc<super::PathRecord>]> {
+        self.compiler.known.closed()
     }
 
     /// Forgets what it could make again.
