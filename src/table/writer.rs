@@ -129,7 +129,7 @@ impl TableWriter {
             Update::Remembered { paths } => self.compiler.known.remember(paths),
             Update::Released { paths } => {
                 if !self.compiler.known.release(&paths) {
-                    return Applied::unchanged(self.published.load_full());
+                    return Some(Applied::unchanged(self.published.load_full()));
                 }
             }
             Update::Tick => {
