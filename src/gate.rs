@@ -40,8 +40,8 @@ pub use answer::{Gate, Request};
 pub use payment::Plan;
 pub use ports::{
     Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, CreditScope, Facilitator,
-    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, SettleReply, Step, Total, Trace,
-    Upkeep, VerifyReply,
+    Fault, FaultKind, Ledger, LedgerError, NewClaim, PathRecord, Release, SettleReply, Step, Total,
+    Trace, Upkeep, VerifyReply,
 };
 pub use preflight::{is_preflight, is_spelling_of};
 pub use reason::Reason;

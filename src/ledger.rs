@@ -22,6 +22,9 @@
 //! Both pass one contract suite (`ledger/contract.rs`), which is the definition of the port's
 //! words; the next backend is one more line in its list.
 //!
+//! Beside the port stands [`OperatorLedger`]: the file as a command sees it that somebody runs while
+//! the verifier serves (`closed release`).
+//!
 //! Time: leases are measured by the ledger's own [`Clock`] (M3), never by a caller's. A `claimed`
 //! row whose lease is over *reads* as released and a `settling` one as unknown, whether or not
 //! upkeep has written that down yet. The lease protects a row from others, not from its owner: a
@@ -33,7 +36,7 @@
 
 use crate::gate::{
     Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, Ledger, LedgerError, NewClaim,
-    PathRecord, Step, Total, Upkeep,
+    PathRecord, Release, Step, Total, Upkeep,
 };
 use crate::metrics::{LedgerOperation, Metrics};
 use jiff::Timestamp;
@@ -46,6 +49,8 @@ use std::time::Duration;
 mod memory;
 mod rows;
 mod sqlite;
+
+pub use sqlite::{OperateError, OperatorLedger};
 
 #[cfg(test)]
 mod contract;
@@ -405,6 +410,14 @@ impl Ledger for Store {
             Backend::Sqlite(ledger) => ledger.paths().await,
         };
         self.counted(LedgerOperation::Paths, result)
+    }
+
+    /// Not counted: it is asked every other second.
+    async fn releases(&self, after: u64) -> Result<Vec<Release>, LedgerError> {
+        match &self.backend {
+            Backend::Memory(ledger) => ledger.releases(after).await,
+            Backend::Sqlite(ledger) => ledger.releases(after).await,
+        }
     }
 
     async fn save_paths(

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 use x402_verifier::config::{
-    CheckArgs, CheckFormat, Cli, Command, ExplainArgs, LogFormat, ServeArgs,
+    CheckArgs, Cli, ClosedCommand, Command, ExplainArgs, LogFormat, OutputFormat, RoutesArgs,
+    ServeArgs,
 };
 use x402_verifier::explain::Question;
+use x402_verifier::operate::Selection;
 use x402_verifier::{crd, demo, explain, operate, serve};
 
 fn main() -> ExitCode {
@@ -29,10 +31,12 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Ready(args)) => {
-            let verdict = block_on(operate::ready(&args.admin));
+            let verdict = block_on(operate::ready(&args.admin.admin));
             print(&format!("{}\n", verdict.text));
             verdict.exit_code()
         }
+        Some(Command::Routes(args)) => run_routes(&args),
+        Some(Command::Closed(command)) => run_closed(command),
         Some(Command::Demo) => finish(block_on(demo::run())),
     }
 }
@@ -58,8 +62,8 @@ fn run_check(args: &CheckArgs) -> ExitCode {
         Err(error) => return finish(Err(error)),
     };
     match args.format {
-        CheckFormat::Text => print(&checked.to_text()),
-        CheckFormat::Json => match serde_json::to_string(&checked) {
+        OutputFormat::Text => print(&checked.to_text()),
+        OutputFormat::Json => match serde_json::to_string(&checked) {
             Ok(json) => print(&format!("{json}\n")),
             Err(error) => return finish(Err(error.into())),
         },
@@ -73,11 +77,17 @@ fn run_check(args: &CheckArgs) -> ExitCode {
 
 fn run_explain(args: &ExplainArgs) -> ExitCode {
     let question = Question {
-        method: &args.method,
-        target: &args.target,
-        headers: &args.headers,
-        address: &args.address,
+        method: args.method.clone(),
+        target: args.target.clone(),
+        headers: args.headers.clone(),
+        address: args.address.clone(),
     };
+    if args.live {
+        return match serde_json::to_vec(&question) {
+            Ok(question) => tell(block_on(operate::explain_live(&args.admin.admin, question))),
+            Err(error) => finish(Err(error.into())),
+        };
+    }
     let text = block_on(explain::explain(
         &args.documents.file.config,
         &args.documents.offers,
@@ -85,6 +95,50 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
         Timestamp::now(),
     ));
     finish(text.map(|text| print(&text)))
+}
+
+fn run_routes(args: &RoutesArgs) -> ExitCode {
+    let as_json = args.format == OutputFormat::Json;
+    tell(block_on(operate::routes(
+        &args.admin.admin,
+        &args.filter,
+        as_json,
+    )))
+}
+
+fn run_closed(command: ClosedCommand) -> ExitCode {
+    match command {
+        ClosedCommand::List(args) => {
+            let as_json = args.format == OutputFormat::Json;
+            tell(block_on(operate::closed(&args.admin.admin, as_json)))
+        }
+        ClosedCommand::Release(args) => {
+            let selection = Selection {
+                path: args.path,
+                host: args.host,
+                namespace: args.namespace,
+            };
+            let now = Timestamp::now();
+            let admin = &args.admin.admin;
+            tell(block_on(operate::release(
+                admin,
+                args.ledger,
+                &selection,
+                now,
+            )))
+        }
+    }
+}
+
+/// Prints what a command found, or why it found nothing.
+fn tell<E: std::error::Error + Send + Sync + 'static>(result: Result<String, E>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => finish(Err(error.into())),
+    }
 }
 
 fn start_logging(format: LogFormat, filter: &str) -> Result<(), String> {

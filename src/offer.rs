@@ -61,8 +61,17 @@ pub enum Phase {
         /// End of the grace.
         until: Timestamp,
     },
-    /// Has a `deletionTimestamp`: closed at once (O3).
-    Withdrawn,
+    /// Closed at once, although the offer is there.
+    Withdrawn(Withdrawal),
+}
+
+/// Why an offer that is there sells nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Its seller paused it.
+    Paused,
+    /// Has a `deletionTimestamp` (O3).
+    Deleting,
 }
 
 /// One route of an offer.

@@ -1,28 +1,45 @@
 //! The operator's commands against a running verifier.
 //!
-//! Today that is `ready`: it asks `/readyz` on the admin port and says in a sentence what the
-//! kubelet would act on, because the kubelet itself never shows the body. It serves exec probes (by
-//! its exit status) and people (by its text).
+//! - `ready` asks `/readyz` on the admin port and says in a sentence what the kubelet would act on,
+//!   because the kubelet itself never shows the body. It serves exec probes (by its exit status) and
+//!   people (by its text).
+//! - `routes` ([`routes`](routes()), `operate/routes.rs`) shows what became of every route.
+//! - `explain --live` ([`explain_live`]) asks what would happen to one request.
+//! - `closed list` and `closed release` (`operate/closed.rs`) show and reopen closed paths (R4).
 //!
-//! It prints nothing and exits nothing: what it found is a value, and `main` does the rest. It
-//! never waits longer than [`DEADLINE`], and whatever goes wrong is an answer too: not ready, why,
-//! and what to do.
+//! Who reads asks the admin port; who changes something writes the ledger, because nothing on the
+//! admin port can change the process. All of it works inside a pod, by `kubectl exec POD --
+//! /x402-verifier ...`, where address and ledger are those of the pod's own environment.
+//!
+//! It prints nothing and exits nothing: what it found is a value, and `main` does the rest. It never
+//! waits without end, and whatever goes wrong is an answer too: what it was, and what to do.
 
+mod admin;
+mod closed;
+mod routes;
+
+pub use admin::AskError;
+pub use closed::{ClosedError, Selection, closed, release};
+pub use routes::{RoutesError, routes};
+
+use admin::AdminPort;
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
-/// For the whole exchange; a probe that takes longer has failed.
+/// For the whole exchange of `ready`; a probe that takes longer has failed.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A body of `/readyz` is a few lines.
 const MAX_BODY: usize = 64 * 1024;
+
+/// For one answer to a person. A table of 100,000 routes is searched or written within a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Largest answer of `/routes` that is read: 200,000 routes.
+const MAX_PAGE: usize = 256 * 1024 * 1024;
 
 /// What `ready` found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,34 +50,17 @@ pub struct Verdict {
     pub text: String,
 }
 
-/// Why nobody could be asked.
+/// Why `explain --live` has no answer.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error(
-        "{0:?} is not the address of an admin port: use host and port, as in \"127.0.0.1:9090\""
-    )]
-    Address(String),
-    #[error(
-        "cannot reach the admin port at {address}: is x402-verifier running, and is this its \
-         --admin-listen?"
-    )]
-    Connect {
-        address: String,
-        source: std::io::Error,
-    },
-    #[error(
-        "no answer from the admin port at {address} within {} s: it hangs or something else \
-         listens there",
-        DEADLINE.as_secs()
-    )]
-    Deadline { address: String },
-    #[error(
-        "what listens at {address} does not answer as an admin port: is this the --admin-listen of \
-         x402-verifier?"
-    )]
-    Exchange {
-        address: String,
-        source: Box<dyn Error + Send + Sync>,
+pub enum LiveError {
+    /// Nobody could be asked.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The question was refused.
+    #[error("{said}")]
+    Refused {
+        /// The words of the verifier.
+        said: String,
     },
 }
 
@@ -79,20 +79,53 @@ impl Verdict {
 /// Asks the admin port at `admin` (as in `--admin-listen`: `:9090`, `127.0.0.1:9090`) whether the
 /// verifier is ready.
 pub async fn ready(admin: &str) -> Verdict {
-    match ask(admin).await {
+    let asked = match AdminPort::at(admin, DEADLINE, MAX_BODY) {
+        Ok(port) => port.get("/readyz").await,
+        Err(error) => Err(error),
+    };
+    match asked {
         Ok((StatusCode::OK, _)) => Verdict {
             ready: true,
             text: "x402-verifier is ready".to_owned(),
         },
         Ok((status, body)) => Verdict {
             ready: false,
-            text: explain(status, &body),
+            text: explain(status, &String::from_utf8_lossy(&body)),
         },
         Err(error) => Verdict {
             ready: false,
             text: with_cause(&error),
         },
     }
+}
+
+/// Asks the verifier at `admin` to explain a request, given as the JSON of an `explain::Question`;
+/// the steps, as `explain` prints them.
+///
+/// # Errors
+/// When nobody answers, or not as a verifier that understands the question.
+pub async fn explain_live(admin: &str, question: Vec<u8>) -> Result<String, LiveError> {
+    let port = AdminPort::at(admin, PATIENCE, MAX_PAGE)?;
+    let (status, body) = port.post("/explain", Bytes::from(question)).await?;
+    let said = String::from_utf8_lossy(&body).into_owned();
+    match status {
+        StatusCode::OK => Ok(said),
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Err(LiveError::Refused {
+            said: said.trim_end().to_owned(),
+        }),
+        status => Err(LiveError::Refused {
+            said: unlike(&port, "/explain", status),
+        }),
+    }
+}
+
+/// An answer that an admin port of this version does not give.
+fn unlike(port: &AdminPort, endpoint: &str, status: StatusCode) -> String {
+    format!(
+        "the answer of {endpoint} at {} is {status}: is this the --admin-listen of an x402-verifier \
+         of this version?",
+        port.address
+    )
 }
 
 /// A refusal as a sentence: the first line of the body is the state, the others are its cause.
@@ -125,69 +158,44 @@ fn with_cause(error: &AskError) -> String {
     }
 }
 
-async fn ask(admin: &str) -> Result<(StatusCode, String), AskError> {
-    let address = reachable(admin).ok_or_else(|| AskError::Address(admin.to_owned()))?;
-    let exchange = async {
-        let stream = TcpStream::connect(&address)
-            .await
-            .map_err(|source| AskError::Connect {
-                address: address.clone(),
-                source,
-            })?;
-        exchange(stream, &address)
-            .await
-            .map_err(|source| AskError::Exchange {
-                address: address.clone(),
-                source,
+/// Text in columns, two spaces apart; what is in the last column is not padded. What could move a
+/// terminal's cursor is replaced: names and patterns are written by strangers.
+fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let padded: Vec<String> = cells
+            .map(|(cell, width)| {
+                let cell = printable(cell);
+                format!("{cell:<width$}")
             })
+            .collect();
+        padded.join("  ").trim_end().to_owned()
     };
-    tokio::time::timeout(DEADLINE, exchange)
-        .await
-        .unwrap_or_else(|_elapsed| {
-            Err(AskError::Deadline {
-                address: address.clone(),
-            })
-        })
+    rows.iter().map(line).collect()
 }
 
-async fn exchange(
-    stream: TcpStream,
-    address: &str,
-) -> Result<(StatusCode, String), Box<dyn Error + Send + Sync>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/readyz")
-        .header(header::HOST, address)
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    let answer = async move {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY)
-            .collect()
-            .await?
-            .to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    // The connection ends after the answer because the answer drops its sender; an error of it is
-    // the answer's error too.
-    let (answer, _connection) = tokio::join!(answer, connection);
-    answer
+/// Without control characters.
+fn printable(text: &str) -> String {
+    let shown = |letter: char| if letter.is_control() { '?' } else { letter };
+    text.chars().map(shown).collect()
 }
 
-/// An address to connect to, from one to listen at: all interfaces are reached through loopback.
-fn reachable(admin: &str) -> Option<String> {
-    let address = admin
-        .strip_prefix("http://")
-        .unwrap_or(admin)
-        .trim_end_matches('/');
-    let (host, port) = address.rsplit_once(':')?;
-    port.parse::<u16>().ok()?;
-    let host = match host {
-        "" | "0.0.0.0" => "127.0.0.1",
-        "[::]" => "[::1]",
-        host => host,
+/// A time of JSON to the second, `-` where there is none.
+fn short(time: Option<&str>) -> String {
+    let Some(time) = time else {
+        return "-".to_owned();
     };
-    Some(format!("{host}:{port}"))
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -294,22 +302,5 @@ mod tests {
     async fn an_address_that_is_none_is_named() {
         let verdict = ready("nonsense").await;
         assert!(!verdict.ready && verdict.text.starts_with("\"nonsense\" is not the address"));
-    }
-
-    #[test]
-    fn addresses_to_listen_at_become_addresses_to_ask() {
-        for (given, asked) in [
-            (":9090", "127.0.0.1:9090"),
-            ("0.0.0.0:9090", "127.0.0.1:9090"),
-            ("[::]:9090", "[::1]:9090"),
-            ("10.0.0.1:80", "10.0.0.1:80"),
-            ("localhost:9090", "localhost:9090"),
-            ("http://localhost:9090/", "localhost:9090"),
-        ] {
-            assert_eq!(reachable(given).as_deref(), Some(asked));
-        }
-        for given in ["", "9090", "localhost", "localhost:port", ":70000"] {
-            assert_eq!(reachable(given), None, "{given:?}");
-        }
     }
 }

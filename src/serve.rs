@@ -8,6 +8,8 @@
 //! Failure: what cannot be used at start is an error that says what to do (exit 1); a missing or
 //! broken pricing file is not, `serve` stays up and unready until it can be read (R2).
 
+mod explanations;
+mod releases;
 mod tables;
 
 use crate::config::Config;
@@ -183,6 +185,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         metrics: Arc::clone(&families),
         settings: settings_in_use,
         published,
+        now: Timestamp::now,
     };
     tasks.spawn("table writer", tables.run(tasks.clone()));
     let (cluster_troubles, cluster_degraded) = watch::channel(Vec::new());
@@ -217,6 +220,10 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         };
         source.start(updates.clone(), &tasks);
     }
+    tasks.spawn(
+        "released paths",
+        releases::follow(gate.clone(), updates.clone(), tasks.clone()),
+    );
     let source = FileSource::new(file).starting_with(first);
     if watch {
         tasks.spawn("file source", source.run(updates, tasks.clone()));
@@ -249,6 +256,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             move || per_offer(table.load().settings.metrics_per_offer)
         }),
         now: Timestamp::now,
+        explain: explanations::answered_by(table.clone(), readiness.clone()),
     };
     let admin = Admin {
         table: table.clone(),

@@ -99,7 +99,7 @@ pub struct RouteEntry {
     pub upstream_auth: Option<HeaderValue>,
     /// What it was built from.
     piece: Arc<prepare::Piece>,
-    /// Why it is misconfigured.
+    /// Why it is misconfigured or withdrawn.
     trouble: Option<Arc<prepare::Trouble>>,
 }
 
@@ -127,7 +127,7 @@ pub enum RouteState {
     },
     /// 503 `offer_misconfigured`.
     Misconfigured,
-    /// 410 although the offer still exists: `deletionTimestamp` (O3).
+    /// 410 although the offer still exists: paused, drained, or being deleted (O3).
     Withdrawn,
 }
 
@@ -223,6 +223,11 @@ pub enum Update {
     /// Closed and known paths read from the ledger at start (R4).
     Remembered {
         /// Everything the ledger knows.
+        paths: Vec<PathRecord>,
+    },
+    /// Closed paths that the operator released (R4), as they were closed.
+    Released {
+        /// What is to be forgotten.
         paths: Vec<PathRecord>,
     },
     /// Time passed: retentions and drains end.

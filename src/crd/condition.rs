@@ -175,7 +175,7 @@ impl Reason {
             "PathReserved" => Self::PathReserved,
             "ReservedPath" => Self::ReservedPath,
             "shadowed" => Self::Shadowed,
-            "withdrawn" | "long_closed" => Self::Withdrawn,
+            "withdrawn" | "long_closed" | "paused" | "drained" | "deleting" => Self::Withdrawn,
             "unknown_facilitator" | "invalid_facilitator_header" => Self::OperatorConfiguration,
             "upstream_secret" | "invalid_upstream_auth" => Self::UpstreamSecret,
             "foreign_upstream" => Self::ForeignUpstream,

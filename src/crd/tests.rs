@@ -1,7 +1,7 @@
 //! The translation against compat 1.18 and 1.19, and against everything that is no offer at all.
 
 use super::*;
-use crate::offer::{Declared, Gate, Owner, Phase, Route};
+use crate::offer::{Declared, Gate, Owner, Phase, Route, Withdrawal};
 use crate::pricing::{FacilitatorSettings, Settings, Unmatched};
 use crate::route::Target;
 use crate::table::{Resolution, TableWriter, Update};
@@ -408,7 +408,7 @@ fn o3_an_offer_being_deleted_is_withdrawn_at_once() {
         json!("soon"),
     ] {
         let offer = read(with("/metadata/deletionTimestamp", value)).offer;
-        assert_eq!(offer.phase, Phase::Withdrawn);
+        assert_eq!(offer.phase, Phase::Withdrawn(Withdrawal::Deleting));
         assert_eq!(patterns(&offer), ["/services/llm/*"]);
     }
 }
@@ -473,8 +473,8 @@ fn a_drain_begins_at_its_time_and_ends_after_its_grace() {
 #[test]
 fn the_predecessors_pause_withdraws_until_it_is_taken_back() {
     for (value, phase) in [
-        ("true", Phase::Withdrawn),
-        ("True", Phase::Withdrawn),
+        ("true", Phase::Withdrawn(Withdrawal::Paused)),
+        ("True", Phase::Withdrawn(Withdrawal::Paused)),
         ("false", Phase::Live),
         ("", Phase::Live),
     ] {
@@ -487,7 +487,7 @@ fn the_predecessors_pause_withdraws_until_it_is_taken_back() {
     }
     assert_eq!(
         read(with("/spec/paused", json!(true))).offer.phase,
-        Phase::Withdrawn
+        Phase::Withdrawn(Withdrawal::Paused)
     );
 }
 

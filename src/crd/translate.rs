@@ -14,7 +14,7 @@ use super::{PAUSED_ANNOTATION, UPSTREAM_SECRET_ANNOTATION};
 use super::{ServiceOffer, TranslateOptions, Translated};
 use crate::offer::quoted;
 use crate::offer::{
-    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, Owner, Phase, Problem, Route, Settle,
+    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, Owner, Phase, Problem, Route, Settle, Withdrawal,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -173,8 +173,12 @@ fn phase(
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
     let drain = drain(spec, problems);
     let paused = spec.boolean("paused", problems).unwrap_or(false) || paused;
-    if paused || object.metadata.deletion_timestamp.is_some() {
-        return (Phase::Withdrawn, None);
+    // What is being deleted does not come back by being resumed.
+    if object.metadata.deletion_timestamp.is_some() {
+        return (Phase::Withdrawn(Withdrawal::Deleting), None);
+    }
+    if paused {
+        return (Phase::Withdrawn(Withdrawal::Paused), None);
     }
     match drain {
         None => (Phase::Live, None),

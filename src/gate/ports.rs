@@ -267,6 +267,15 @@ pub struct Total {
     pub last_success: u64,
 }
 
+/// A closed path that the operator released (R4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Its number in the ledger; each release has a greater one.
+    pub seq: u64,
+    /// The path as it was closed.
+    pub path: PathRecord,
+}
+
 /// The ledger cannot do its work: 503 `ledger_unavailable`, never a pass (R1).
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger cannot {operation}")]
@@ -345,6 +354,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// All remembered paths (R4).
     fn paths(&self) -> impl Future<Output = Result<Vec<PathRecord>, LedgerError>> + Send;
+
+    /// What the operator released after number `after` (0: everything that is kept), in order. A gate
+    /// asks again and again; the records are gone from [`paths`](Self::paths) already.
+    fn releases(
+        &self,
+        after: u64,
+    ) -> impl Future<Output = Result<Vec<Release>, LedgerError>> + Send;
 
     /// Writes and forgets remembered paths in one transaction.
     fn save_paths(

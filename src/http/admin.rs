@@ -10,6 +10,8 @@
 //! - `/metrics`, `/routes`: rendered from the table that requests see, in chunks; with 100,000
 //!   offers the page is over 100 MB and never exists as a whole.
 //! - `/version`.
+//! - `/explain`: what would happen to one request. It takes POST, because a payment header has no
+//!   place in a URL (R13), and changes nothing all the same. Who answers it is the composition root.
 //!
 //! No secret is within reach: the table's [`Report`] has none, and error texts come bounded and
 //! printable from their sources (R13).
@@ -22,15 +24,17 @@ use crate::lifecycle::{Readiness, ReadyState};
 use crate::metrics::{BuildInfo, Metrics, OfferPage, PerOffer, TableGauges};
 use crate::table::{Report, ReportedState, SourceReport, Table, TableReader};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use page::{Chunked, RoutesPage};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +64,19 @@ pub struct AdminInfo {
     pub per_offer: Box<dyn Fn() -> PerOffer + Send + Sync>,
     /// The clock.
     pub now: fn() -> Timestamp,
+    /// Answers `/explain`.
+    pub explain: Explain,
 }
+
+/// Explains one request, given as JSON of at most [`MAX_QUESTION`] bytes: the text, or why the
+/// question cannot be answered.
+pub type Explain = Box<dyn Fn(Bytes) -> Explaining + Send + Sync>;
+
+/// An [`Explain`] at work.
+pub type Explaining = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
+
+/// Largest body of `/explain`: as much as the traffic port takes in headers (M12).
+pub const MAX_QUESTION: usize = 64 * 1024;
 
 /// Filter of `/routes`; an absent field matches all.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -69,6 +85,8 @@ pub struct RoutesFilter {
     pub namespace: Option<String>,
     /// Offer name, exact.
     pub name: Option<String>,
+    /// State, in the words of the page.
+    pub state: Option<String>,
 }
 
 /// `/readyz?verbose`.
@@ -159,6 +177,7 @@ pub fn routes(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route("/routes", get(all_routes))
         .route("/version", get(version))
+        .route("/explain", post(explain))
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(admin)
 }
@@ -237,11 +256,22 @@ async fn version(State(admin): State<Admin>) -> Response {
     )
 }
 
+async fn explain(State(admin): State<Admin>, body: Body) -> Response {
+    let Ok(question) = to_bytes(body, MAX_QUESTION).await else {
+        let said = format!("a question has at most {MAX_QUESTION} bytes\n");
+        return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, said);
+    };
+    match (admin.info.explain)(question).await {
+        Ok(text) => answer(StatusCode::OK, TEXT, text),
+        Err(why) => answer(StatusCode::BAD_REQUEST, TEXT, why + "\n"),
+    }
+}
+
 async fn no_such_endpoint() -> Response {
     let body = ErrorBody {
         error: "There is no such endpoint on the admin port.",
         reason: "no_such_endpoint",
-        hint: "Ask /livez, /healthz, /readyz, /metrics, /routes or /version.",
+        hint: "Ask /livez, /healthz, /readyz, /metrics, /routes, /version or /explain.",
         retriable: false,
     };
     json(StatusCode::NOT_FOUND, &body)
@@ -251,7 +281,7 @@ async fn method_not_allowed() -> Response {
     let body = ErrorBody {
         error: "The endpoints of the admin port are read only.",
         reason: "method_not_allowed",
-        hint: "Use GET.",
+        hint: "Use GET; /explain alone takes its question by POST.",
         retriable: false,
     };
     json(StatusCode::METHOD_NOT_ALLOWED, &body)

@@ -9,7 +9,7 @@ use super::rows::{as_read, millis, seconds_before, transaction_key, until};
 use super::{Clock, PRUNE_MARGIN, UNKNOWN_MARGIN};
 use crate::gate::{
     Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, Ledger, LedgerError,
-    NewClaim, PathRecord, Step, Total, Upkeep,
+    NewClaim, PathRecord, Release, Step, Total, Upkeep,
 };
 use alloy_primitives::Address;
 use jiff::Timestamp;
@@ -226,6 +226,11 @@ impl Ledger for MemoryLedger {
 
     async fn paths(&self) -> Result<Vec<PathRecord>, LedgerError> {
         Ok(self.state().paths.values().cloned().collect())
+    }
+
+    /// No command reaches into the memory of a process.
+    async fn releases(&self, _after: u64) -> Result<Vec<Release>, LedgerError> {
+        Ok(Vec::new())
     }
 
     async fn save_paths(

@@ -20,7 +20,7 @@ use self::writer::{Identity, QUEUE, Reply, Write, Writer, refused};
 use super::{Clock, OpenError, rows};
 use crate::gate::{
     Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, Ledger, LedgerError, NewClaim,
-    PathRecord, Step, Total, Upkeep,
+    PathRecord, Release, Step, Total, Upkeep,
 };
 use jiff::Timestamp;
 use sqlx::sqlite::{
@@ -34,11 +34,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+mod operator;
+mod paths;
 mod place;
 mod schema;
 mod transitions;
 mod upkeep;
 mod writer;
+
+pub use operator::{OperateError, OperatorLedger};
 
 #[cfg(test)]
 mod tests;
@@ -96,17 +100,6 @@ enum Fault {
     #[error("the system gives no random numbers: {0}")]
     NoRandomness(getrandom::Error),
 }
-
-/// A row of `paths`, columns as in the table.
-type PathRow = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    Option<String>,
-);
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
@@ -340,33 +333,13 @@ impl Ledger for SqliteLedger {
     }
 
     async fn paths(&self) -> Result<Vec<PathRecord>, LedgerError> {
-        self.read(BULK, "read the known paths", async |connection| {
-            let rows: Vec<PathRow> = sqlx::query_as(
-                "SELECT host, pattern, namespace, name, uid, base, closed_at FROM paths ORDER \
-                     BY host, pattern, namespace, name, uid",
-            )
-            .fetch_all(connection)
-            .await?;
-            rows.into_iter()
-                .map(|(host, pattern, namespace, name, uid, base, closed_at)| {
-                    let host = (!host.is_empty()).then(|| host.into());
-                    let closed_at = closed_at
-                        .map(|text| {
-                            text.parse::<Timestamp>()
-                                .map_err(|_not_a_time| transitions::bad_row("closed_at", text))
-                        })
-                        .transpose()?;
-                    Ok(PathRecord {
-                        host,
-                        pattern: pattern.into(),
-                        namespace: namespace.into(),
-                        name: name.into(),
-                        uid: uid.into(),
-                        base: base.into(),
-                        closed_at,
-                    })
-                })
-                .collect()
+        self.read(BULK, "read the known paths", paths::all).await
+    }
+
+    async fn releases(&self, after: u64) -> Result<Vec<Release>, LedgerError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        self.read(BULK, "read what was released", async |connection| {
+            paths::releases(connection, after).await
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! The page is what Prometheus reads, so these tests read it back with a checker of the exposition
 //! format that refuses what Prometheus (and `promtool check metrics`) refuses.
 
+use super::offers::ZERO_REASONS_UP_TO;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -341,6 +342,26 @@ fn a_large_page_comes_in_bounded_chunks() {
     assert_eq!(series.len(), 2_000 * 12);
 }
 
+/// R7: zeros from the start are for families without `reason`; with very many offers for those alone.
+#[test]
+fn ten_thousand_idle_offers_are_under_a_hundred_thousand_series_and_failures_stay() {
+    let sets: Vec<_> = (0..10_000)
+        .map(|n| offer(&labels("shop", &format!("offer-{n}"))))
+        .collect();
+    sets[7].payment_failed(FailureReason::PaymentUsed);
+    let series = read(&page(&sets, PerOffer::All)).unwrap();
+    assert_eq!(series.len(), 10_000 * 8 + 1);
+    let few = read(&page(&sets[..ZERO_REASONS_UP_TO], PerOffer::All)).unwrap();
+    assert_eq!(few.len(), ZERO_REASONS_UP_TO * 12 + 1);
+    let failed = block(
+        "payment_failure_reasons_total",
+        "shop",
+        "offer-7",
+        ",reason=\"payment_used\"",
+    );
+    assert_eq!((series[&failed], few[&failed]), (1.0, 1.0));
+}
+
 /// 100,000 offers are scraped in under 250 ms by a release build; a debug build is some ten times
 /// slower. This prints its time and guards against anything worse than linear.
 #[test]
@@ -354,7 +375,7 @@ fn a_hundred_thousand_offers_are_rendered_without_delay() {
         .sum();
     let elapsed = start.elapsed();
     println!("{} offers, {bytes} bytes, {elapsed:?}", sets.len());
-    assert!(bytes > 100_000_000);
+    assert!(bytes > 50_000_000);
     assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
 }
 

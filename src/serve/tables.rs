@@ -7,7 +7,7 @@
 //! next start; only what went live and left again while the ledger was down is not remembered.
 
 use crate::gate::{Facilitator, Gate, Ledger};
-use crate::lifecycle::{Readiness, Tasks, sleep_until};
+use crate::lifecycle::{Readiness, Tasks, sleep_until, work_behind};
 use crate::metrics::{Metrics, ReloadSource};
 use crate::pricing::Settings;
 use crate::sources::{file, kube};
@@ -41,6 +41,8 @@ pub(super) struct Tables<F, L> {
     pub(super) settings: watch::Sender<Option<Arc<Settings>>>,
     /// The generation of each table that was published.
     pub(super) published: watch::Sender<u64>,
+    /// The clock, read by whoever builds when the build begins.
+    pub(super) now: fn() -> Timestamp,
 }
 
 /// Paths whose record the ledger does not have yet: `true` to write, `false` to forget.
@@ -89,6 +91,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
             | Update::Offers { .. }
             | Update::Failed { .. }
             | Update::Remembered { .. }
+            | Update::Released { .. }
             | Update::Tick) => other,
         }
     }
@@ -98,8 +101,9 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
         let source = Source::of(&update);
         let (empty, _) = TableWriter::new();
         let mut writer = std::mem::replace(&mut self.writer, empty);
-        let built = tokio::task::spawn_blocking(move || {
-            let applied = writer.apply(update, Timestamp::now());
+        let now = self.now;
+        let built = work_behind(move || {
+            let applied = writer.apply(update, now());
             (writer, applied)
         });
         let (writer, applied) = match built.await {
@@ -141,6 +145,11 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
                 self.readiness.set_cause(name, Some(error));
                 self.metrics.reload(reload_source(name), false);
             }
+            Source::Released { paths } => tracing::info!(
+                paths,
+                table.generation = table.generation,
+                "closed paths released by the operator"
+            ),
             Source::Other => {}
         }
     }
@@ -173,6 +182,7 @@ impl<F: Facilitator, L: Ledger> Tables<F, L> {
 enum Source {
     Delivered { name: &'static str, settings: bool },
     Failed { name: &'static str, error: String },
+    Released { paths: usize },
     Other,
 }
 
@@ -191,6 +201,7 @@ impl Source {
                 name: source,
                 error: error.clone(),
             },
+            Update::Released { paths } => Self::Released { paths: paths.len() },
             Update::Remembered { .. } | Update::Tick => Self::Other,
         }
     }
@@ -237,3 +248,6 @@ fn instant_of(at: Timestamp) -> Instant {
     let wait = Timestamp::now().duration_until(at);
     Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
 }
+
+#[cfg(test)]
+mod tests;

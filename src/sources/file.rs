@@ -22,7 +22,7 @@ mod told;
 
 use self::notices::{Notices, directory};
 use self::told::Told;
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, work_behind};
 use crate::pricing::{self, Document, Memory, Unusable};
 use crate::table::Update;
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -204,7 +204,7 @@ impl FileSource {
             Some(loaded) => loaded.document.clone(),
             None => {
                 let path = self.path.clone();
-                let loaded = spawn_blocking(move || load_once(&path)).await;
+                let loaded = work_behind(move || load_once(&path)).await;
                 loaded
                     .map_err(|source| interrupted(&self.path, source))??
                     .document
@@ -265,7 +265,7 @@ impl FileSource {
 
 /// Looks once, waits until it can be taken for true, and says what is new.
 async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), JoinError> {
-    let (returned, look) = spawn_blocking(move || {
+    let (returned, look) = work_behind(move || {
         let look = if eyes.see_a_writer() {
             None
         } else {
@@ -279,7 +279,7 @@ async fn step(mut eyes: Eyes, bell: &Notify) -> Result<(Eyes, Option<Seen>), Joi
         return Ok((eyes, None));
     };
     tokio::time::sleep_until(look.at + SETTLE).await;
-    let (eyes, written, seen) = spawn_blocking(move || {
+    let (eyes, written, seen) = work_behind(move || {
         // Its close rings the bell.
         let written = eyes.see_a_writer();
         let seen = if written { None } else { eyes.confirm(look) };

@@ -58,6 +58,7 @@ pub(super) fn digest(rows: &[Cow<'_, RouteReport>]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for row in rows {
         (row.offer_generation, row.state, row.reason, &row.detail).hash(&mut hasher);
+        row.drains_until.hash(&mut hasher);
         (&row.host, &row.pattern, row.gate).hash(&mut hasher);
         for option in &row.accepts {
             (&option.price, &option.symbol, &option.network).hash(&mut hasher);
@@ -96,15 +97,21 @@ fn sentence(reason: Reason, rows: &[Cow<'_, RouteReport>]) -> String {
     match reason {
         Reason::Enforced => format!("enforced on {}", list(rows.iter().map(|row| terms(row)))),
         Reason::Shadowed => format!("enforced, but not as written: {}", problems(rows)),
-        Reason::Draining => "draining: requests without a payment are refused with 503, payments \
-             of buyers who know the price are served until the grace ends; to go on selling, remove \
-             spec.drainAt"
-            .to_owned(),
-        Reason::Withdrawn => "withdrawn: its paths answer 410 to everybody; to sell again, remove \
-             the annotation obol.org/paused or spec.drainAt, whichever is set"
-            .to_owned(),
+        Reason::Draining => {
+            let until = rows.iter().filter_map(|row| row.drains_until).max();
+            let until = until.map_or("the grace ends".to_owned(), |until| until.to_string());
+            format!(
+                "draining: requests without a payment are refused with 503, payments of buyers who \
+                 know the price are served until {until}, then its paths answer 410; to go on \
+                 selling, remove spec.drainAt"
+            )
+        }
+        Reason::Withdrawn => format!("withdrawn: {}", problems(rows)),
         Reason::PathConflict | Reason::PathReserved | Reason::ReservedPath => {
-            format!("not served, no route of this offer is in use: {}", problems(rows))
+            format!(
+                "not served, no route of this offer is in use: {}",
+                problems(rows)
+            )
         }
         Reason::OperatorConfiguration
         | Reason::UpstreamSecret
@@ -113,12 +120,17 @@ fn sentence(reason: Reason, rows: &[Cow<'_, RouteReport>]) -> String {
         | Reason::InvalidPayment
         | Reason::InvalidPath
         | Reason::InvalidSpec => {
-            let closed = rows.iter().filter(|row| row.state == ReportedState::Misconfigured);
+            let closed = rows
+                .iter()
+                .filter(|row| row.state == ReportedState::Misconfigured);
             let which = match (closed.count(), rows.len()) {
                 (closed, all) if closed == all => "its paths answer".to_owned(),
                 (closed, all) => format!("{closed} of {all} routes answer"),
             };
-            format!("{which} 503 to everybody until this is repaired: {}", problems(rows))
+            format!(
+                "{which} 503 to everybody until this is repaired: {}",
+                problems(rows)
+            )
         }
     }
 }
@@ -211,6 +223,8 @@ mod tests {
             }],
             reason: None,
             detail: None,
+            drains_until: None,
+            closed_since: None,
             closed_until: None,
         }
     }
@@ -286,18 +300,37 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_was_paused_or_drains_says_how_to_go_on() {
+    fn an_offer_that_was_paused_or_drains_says_how_to_go_on_and_when_it_ends() {
         let offer = entry("u");
-        for (state, reason) in [
-            (ReportedState::Closed, Reason::Withdrawn),
-            (ReportedState::Draining, Reason::Draining),
-        ] {
-            let mut row = live(&offer, "/p");
-            row.state = state;
-            let condition = made(&[row]);
-            assert_eq!(condition.reason, reason);
-            assert!(condition.message.contains("spec.drainAt"));
-        }
+        let mut draining = live(&offer, "/p");
+        draining.state = ReportedState::Draining;
+        draining.drains_until = Some("2026-12-01T00:00:00Z".parse().unwrap());
+        let condition = made(std::slice::from_ref(&draining));
+        assert_eq!(condition.reason, Reason::Draining);
+        assert!(
+            condition
+                .message
+                .contains("until 2026-12-01T00:00:00Z, then")
+        );
+        assert!(condition.message.contains("spec.drainAt"));
+        let mut longer = draining.clone();
+        longer.drains_until = Some("2026-12-02T00:00:00Z".parse().unwrap());
+        let digest_of = |row: &RouteReport| digest(&[Cow::Borrowed(row)]);
+        assert_ne!(digest_of(&draining), digest_of(&longer));
+
+        let closed = ReportedState::Closed;
+        let paused = with(
+            live(&offer, "/p"),
+            closed,
+            "paused",
+            "take back spec.paused",
+        );
+        let condition = made(&[paused.clone(), paused]);
+        assert_eq!(condition.reason, Reason::Withdrawn);
+        assert_eq!(
+            condition.message,
+            "generation 3: withdrawn: take back spec.paused"
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! that a removal while the process was down is noticed at the next start. A record whose pattern
 //! left the table is closed: 410 for the retention, reserved for its namespace (O3); afterwards 403
 //! for good, until the operator releases it. A record is forgotten only when the same path is served
-//! again or its owner makes it free explicitly.
+//! again, its owner makes it free explicitly, or the operator releases it: then the path is nobody's
+//! and the next owner may take it.
 //!
 //! Nothing closes before every expected source has delivered a complete list (R6): until then an
 //! absent pattern may only be late. Nothing is reported to be written before the ledger was read,
@@ -142,7 +143,7 @@ impl Known {
     }
 
     /// All closed records, in order.
-    fn closed(&mut self) -> Arc<[Arc<PathRecord>]> {
+    pub(super) fn closed(&mut self) -> Arc<[Arc<PathRecord>]> {
         match &self.closed {
             Some((version, closed)) if *version == self.version => closed.clone(),
             Some(_) | None => {
@@ -240,6 +241,22 @@ impl Known {
                 self.version += 1;
             }
         }
+    }
+
+    /// Forgets closed paths that the operator released; whether any of them was closed here, at that
+    /// very time. A path that is live, or was closed again since, is another matter and stays.
+    pub(super) fn release(&mut self, paths: &[PathRecord]) -> bool {
+        let mut is_changed = false;
+        for path in paths.iter().filter(|path| path.closed_at.is_some()) {
+            let is_closed = self.get(path).is_some_and(|entry| *entry.record == *path);
+            if is_closed && let Some(entry) = self.take(path) {
+                // The command has removed it; a write that was on its way may have brought it back.
+                self.removals.push(PathRecord::clone(&entry.record));
+                self.version += 1;
+                is_changed = true;
+            }
+        }
+        is_changed
     }
 
     /// Bounds what a namespace may leave behind (O5): past `cap` closed offers its oldest ones that

@@ -8,8 +8,8 @@
 
 use super::RouteEntry;
 use super::owners::Rejection;
-use super::prepare::{Lineage, Piece};
-use crate::offer::{Offer, Phase, Route};
+use super::prepare::{Lineage, Piece, Trouble};
+use crate::offer::{Offer, Phase, Route, Withdrawal};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -49,8 +49,39 @@ pub(super) enum Stage {
     Live,
     /// Until then.
     Draining(Timestamp),
-    /// Being deleted, or drained.
-    Withdrawn,
+    /// Paused, or being deleted.
+    Withdrawn(Withdrawal),
+    /// Its drain ended then.
+    Drained(Timestamp),
+}
+
+impl Stage {
+    /// Why an offer in this stage answers 410; none of one that is served.
+    pub(super) fn withdrawal(self) -> Option<Trouble> {
+        let (code, why) = match self {
+            Self::Live | Self::Draining(_) => return None,
+            Self::Withdrawn(Withdrawal::Paused) => (
+                "paused",
+                "the offer is paused and its paths answer 410: to sell again, take back spec.paused \
+                 or the annotation obol.org/paused, whichever is set"
+                    .to_owned(),
+            ),
+            Self::Withdrawn(Withdrawal::Deleting) => (
+                "deleting",
+                "the offer is being deleted and its paths answer 410; they are kept for its namespace \
+                 from the moment that it is gone"
+                    .to_owned(),
+            ),
+            Self::Drained(until) => (
+                "drained",
+                format!(
+                    "the drain of the offer ended at {until} and its paths answer 410: to sell \
+                     again, remove spec.drainAt"
+                ),
+            ),
+        };
+        Some(Trouble::new(code, why))
+    }
 }
 
 /// How a list differs from the last one.
@@ -249,7 +280,8 @@ impl Unit {
         let stage = match self.phase {
             Phase::Live => Stage::Live,
             Phase::Draining { until } if until > now => Stage::Draining(until),
-            Phase::Draining { .. } | Phase::Withdrawn => Stage::Withdrawn,
+            Phase::Draining { until } => Stage::Drained(until),
+            Phase::Withdrawn(why) => Stage::Withdrawn(why),
         };
         if stage != self.stage {
             self.stage = stage;

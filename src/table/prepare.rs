@@ -47,7 +47,7 @@ pub(super) struct Piece {
     pub(super) record: Arc<PathRecord>,
 }
 
-/// Why a route is misconfigured.
+/// Why a route is misconfigured or withdrawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) code: &'static str,

@@ -143,12 +143,22 @@ impl Pricer {
             }
         }
         entry.state = match (stage, &entry.trouble) {
-            (Stage::Withdrawn, _) => RouteState::Withdrawn,
+            (Stage::Withdrawn(_) | Stage::Drained(_), _) => RouteState::Withdrawn,
             (Stage::Live | Stage::Draining(_), Some(_)) => RouteState::Misconfigured,
             (Stage::Draining(until), None) => RouteState::Draining { until },
             (Stage::Live, None) => RouteState::Live,
         };
-        if entry.trouble.is_some() || entry.state == RouteState::Withdrawn {
+        if let Some(why) = stage.withdrawal() {
+            entry.trouble = Some(Arc::new(match entry.trouble {
+                // Its code is what has to be repaired before it can be sold again.
+                Some(trouble) => Trouble::new(
+                    trouble.code,
+                    format!("{}; besides, {}", why.detail, trouble.detail),
+                ),
+                None => why,
+            }));
+        }
+        if entry.trouble.is_some() {
             entry.requirements = Arc::default();
             entry.challenge = None;
             entry.endpoint = None;
@@ -197,7 +207,7 @@ impl Pricer {
             }
         });
         // A withdrawn offer is no live offer: it has no series (R7).
-        if stage == Stage::Withdrawn {
+        if stage.withdrawal().is_some() {
             return Ok(());
         }
         let upfront = entry.settle == Settle::Before;

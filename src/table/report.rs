@@ -12,6 +12,7 @@ use super::prepare::Piece;
 use super::resolve::Slot;
 use super::{RouteEntry, RouteState};
 use crate::offer::{Gate, Owner, PaymentOption, Settle};
+use crate::route::{Pattern, Target};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -82,7 +83,11 @@ pub struct RouteReport {
     pub reason: Option<&'static str>,
     /// Sentence; names a foreign owner only as "another namespace" (O7).
     pub detail: Option<String>,
-    /// For closed rows.
+    /// Of a draining offer: when its paths begin to answer 410.
+    pub drains_until: Option<Timestamp>,
+    /// Of a closed path: when it was closed.
+    pub closed_since: Option<Timestamp>,
+    /// Of a closed path: the end of its 410 and of its reservation (O3).
     pub closed_until: Option<Timestamp>,
 }
 
@@ -149,12 +154,47 @@ impl Report {
         }
     }
 
+    /// The state of a row.
+    #[must_use]
+    pub fn state(&self, position: usize) -> Option<ReportedState> {
+        match self.served.get(position) {
+            Some(slot) => Some((&slot.entry.state).into()),
+            None => self.other(position).map(|row| row.state),
+        }
+    }
+
     /// State, gate and settlement of every row.
     pub fn states(&self) -> impl Iterator<Item = (ReportedState, Gate, Settle)> + '_ {
         let served = self.served.iter().map(|slot| &slot.entry);
         let served = served.map(|entry| ((&entry.state).into(), entry.gate, entry.settle));
         let others = self.others.iter();
         served.chain(others.map(|row| (row.state, row.gate, row.settle)))
+    }
+
+    /// The row of a route of the table.
+    #[must_use]
+    pub fn row_of(&self, route: &Arc<RouteEntry>) -> Option<RouteReport> {
+        let mut served = self.served.iter();
+        let slot = served.find(|slot| Arc::ptr_eq(&slot.entry, route))?;
+        Some(RouteReport::served(slot))
+    }
+
+    /// Rows of refused offers and closed paths whose pattern a reading of the target matches. They
+    /// are searched one by one: for people, not for requests.
+    pub fn others_at<'r>(
+        &'r self,
+        target: &Target<'_>,
+        host: Option<&str>,
+    ) -> impl Iterator<Item = &'r RouteReport> {
+        let views: Vec<String> = target.views().into_iter().map(Cow::into_owned).collect();
+        let host = host.map(str::to_owned);
+        self.others.iter().filter(move |row| {
+            row.host
+                .as_deref()
+                .is_none_or(|own| host.as_deref() == Some(own))
+                && Pattern::shared(&row.pattern)
+                    .is_ok_and(|pattern| views.iter().any(|view| pattern.matches_folded(view)))
+        })
     }
 
     fn other(&self, position: usize) -> Option<&RouteReport> {
@@ -191,6 +231,8 @@ impl RouteReport {
             accepts: Vec::new(),
             reason: None,
             detail: None,
+            drains_until: None,
+            closed_since: None,
             closed_until: None,
         }
     }
@@ -204,6 +246,9 @@ impl RouteReport {
         if !entry.requirements.is_empty() {
             let options = entry.piece.route.iter().flat_map(|route| &route.options);
             row.accepts = options.map(AcceptReport::of).collect();
+        }
+        if let RouteState::Draining { until } = entry.state {
+            row.drains_until = Some(until);
         }
         if let Some(trouble) = &entry.trouble {
             row.reason = Some(trouble.code);
@@ -264,6 +309,8 @@ impl RouteReport {
             accepts: Vec::new(),
             reason: Some(reason),
             detail: Some(detail.to_owned()),
+            drains_until: None,
+            closed_since: record.closed_at,
             closed_until: Some(closure.until),
         }
     }

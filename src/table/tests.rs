@@ -2,12 +2,14 @@
 
 use super::fixtures::*;
 use super::*;
-use crate::offer::{Phase, Route};
+use crate::offer::{Phase, Route, Withdrawal};
 use crate::pricing::{PathOwner, Unmatched};
 use crate::route::Pattern;
 use proptest::prelude::*;
 
+mod interleaved;
 mod owners;
+mod released;
 mod reuse;
 mod targets;
 mod upstreams;
@@ -467,7 +469,7 @@ fn a_drain_ends_by_itself() {
 fn an_offer_being_deleted_is_withdrawn_at_once_and_its_retention_starts_when_it_is_gone() {
     let mut world = World::with_cluster(Unmatched::Deny);
     let withdrawn = Offer {
-        phase: Phase::Withdrawn,
+        phase: Phase::Withdrawn(Withdrawal::Deleting),
         ..offer("a", "x", 1, "/services/x")
     };
     let applied = world.kube(vec![withdrawn]);

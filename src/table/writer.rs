@@ -109,22 +109,37 @@ impl TableWriter {
 
     /// Applies one update and publishes the new table. Pure but for the publication.
     pub fn apply(&mut self, update: Update, now: Timestamp) -> Applied {
+        if let Some(applied) = self.take(update, now) {
+            return applied;
+        }
+        let table = self.build(now);
+        let replaced = self.swap(&table);
+        self.close(table, replaced)
+    }
+
+    /// Takes note of an update; what it came to when no table has to be built for it.
+    pub(super) fn take(&mut self, update: Update, now: Timestamp) -> Option<Applied> {
         match update {
             Update::Document { settings, offers } => {
                 self.settings = Arc::from(settings);
                 self.accept(FILE, offers, now);
             }
             Update::Offers { source, offers } => self.accept(source, offers, now),
-            Update::Failed { source, error } => return self.fail(source, error, now),
+            Update::Failed { source, error } => return Some(self.fail(source, error, now)),
             Update::Remembered { paths } => self.compiler.known.remember(paths),
+            Update::Released { paths } => {
+                if !self.compiler.known.release(&paths) {
+                    return Some(Applied::unchanged(self.published.load_full()));
+                }
+            }
             Update::Tick => {
                 let current = self.published.load_full();
                 if current.next_tick.is_none_or(|due| due > now) {
-                    return Applied::unchanged(current);
+                    return Some(Applied::unchanged(current));
                 }
             }
         }
-        self.rebuild(now)
+        None
     }
 
     /// Takes a complete list (R6).
@@ -166,7 +181,8 @@ impl TableWriter {
         Applied::unchanged(table)
     }
 
-    fn rebuild(&mut self, now: Timestamp) -> Applied {
+    /// The next table, which nobody sees yet.
+    pub(super) fn build(&mut self, now: Timestamp) -> Arc<Table> {
         let previous = self.published.load_full();
         let complete = self
             .sources
@@ -179,11 +195,19 @@ impl TableWriter {
             previous: &previous,
             now,
         };
-        let table = Arc::new(self.compiler.compile(&inputs));
-        self.published.store(table.clone());
+        Arc::new(self.compiler.compile(&inputs))
+    }
+
+    /// From here on requests see this table; what they saw until now.
+    pub(super) fn swap(&self, table: &Arc<Table>) -> Arc<Table> {
+        self.published.swap(table.clone())
+    }
+
+    /// Lets go of what hung on the table before, once no request finds it any more.
+    pub(super) fn close(&mut self, table: Arc<Table>, replaced: Arc<Table>) -> Applied {
         let (path_changes, path_removals) = self.compiler.known.take_writes();
         drop(self.compiler.leftovers());
-        self.retire(previous);
+        self.retire(replaced);
         Applied {
             next_tick: table.next_tick,
             table,
@@ -198,6 +222,12 @@ impl TableWriter {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
         let surplus = self.retired.len().saturating_sub(RETIRED);
         self.retired.drain(..surplus);
+    }
+
+    /// What is closed.
+    #[cfg(test)]
+    pub(super) fn known(&mut self) -> Arc<[Arc<super::PathRecord>]> {
+        self.compiler.known.closed()
     }
 
     /// Forgets what it could make again.

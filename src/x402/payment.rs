@@ -266,7 +266,7 @@ pub fn read_payment(
         "signature",
     ])?;
     let authorization = read_authorization(transfer, permit)?;
-    let signature = signature.signature()?.into();
+    let signature = signature.signature()?;
     let hash = B256::new(Sha256::digest(&json).into());
     Ok(Some(Payment {
         version,

@@ -119,6 +119,51 @@ fn every_tested_command_runs() {
     assert!(commands >= 4, "{commands}");
 }
 
+/// The commands for a running verifier, against one that serves the example and has closed a path.
+#[tokio::test]
+async fn every_command_for_a_running_verifier_runs() {
+    let example = read("examples/pricing.yaml");
+    let (kept, removed) = example
+        .split_once("  # The offer demo/archive")
+        .expect("two offers");
+    assert!(removed.contains("pattern: /archive/*"));
+    let verifier = Verifier::start(&example).await;
+    verifier.write_pricing(kept);
+    let is_closed = || async { verifier.ask("/archive/x").send().await.status == 410 };
+    let within = std::time::Duration::from_secs(5);
+    verifier
+        .eventually(within, "the path to close", is_closed)
+        .await;
+    let mut commands = 0;
+    for page in pages() {
+        for block in blocks(&page, "console live") {
+            for line in block
+                .lines()
+                .filter_map(|line| line.strip_prefix("$ x402-verifier "))
+            {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_x402-verifier"));
+                command
+                    .args(words(line))
+                    .env("X402_ADMIN_LISTEN", verifier.admin_url(""))
+                    .env_remove("X402_LEDGER")
+                    .current_dir(verifier.home());
+                let output = tokio::task::spawn_blocking(move || command.output());
+                let output = output.await.expect("no panic").expect("the binary runs");
+                let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                    + &String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{page}: {line}\n{said}");
+                commands += 1;
+            }
+        }
+    }
+    assert!(commands >= 6, "{commands}");
+    assert_eq!(
+        verifier.ask("/archive/x").send().await.status,
+        403,
+        "released"
+    );
+}
+
 /// Splits a command line at spaces outside single quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
@@ -215,6 +260,9 @@ fn every_flag_is_documented() {
         &["check", "--help"],
         &["explain", "--help"],
         &["ready", "--help"],
+        &["routes", "--help"],
+        &["closed", "list", "--help"],
+        &["closed", "release", "--help"],
     ] {
         let (_, help) = run(command, None);
         for flag in help

@@ -138,8 +138,8 @@ impl Verifier {
             .await;
     }
 
-    /// `kill -9`, then a new process over the same folder and ports.
-    pub(crate) async fn crash_and_restart(&mut self) {
+    /// `kill -9`; its ports are free when this returns.
+    pub(crate) async fn kill(&mut self) {
         self.process = None;
         // What was killed may hold its sockets for a moment longer.
         for port in [self.traffic, self.admin] {
@@ -147,6 +147,11 @@ impl Verifier {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
+    }
+
+    /// `kill -9`, then a new process over the same folder and ports.
+    pub(crate) async fn crash_and_restart(&mut self) {
+        self.kill().await;
         self.launch();
         self.wait_ready().await;
     }
@@ -329,11 +334,16 @@ impl Ask {
     pub(crate) async fn try_send(
         &self,
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        http::send(self.request()).await
+    }
+
+    /// The call, for a client of the test's own.
+    pub(crate) fn request(&self) -> ::http::Request<Full<Bytes>> {
         let mut request = ::http::Request::get(&self.url);
         for (name, value) in &self.request {
             request = request.header(name, value.as_slice());
         }
-        http::send(request.body(Full::<Bytes>::default())?).await
+        request.body(Full::default()).expect("a request")
     }
 
     /// The raw bytes of the call, for tests that cut connections.

@@ -75,7 +75,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// May import everything but [`NOT_BY_SERVE`].
 const SERVE: &str = "serve";
-const NOT_BY_SERVE: &[&str] = &["demo", "explain", "operate"];
+const NOT_BY_SERVE: &[&str] = &["demo", "operate"];
 
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

@@ -35,6 +35,8 @@ mod observed;
 #[cfg(test)]
 mod offers;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod parts;
 #[cfg(test)]
 mod real;

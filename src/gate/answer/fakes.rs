@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::gate::ports::{Booked, ClaimOutcome, NewClaim, SettleReply, Trace, VerifyReply};
-use crate::gate::{PathRecord, Total, Upkeep};
+use crate::gate::{PathRecord, Release, Total, Upkeep};
 use crate::ledger::{Clock, Store};
 use crate::pricing;
 use crate::route::Target;
@@ -258,6 +258,9 @@ impl Ledger for Arc<Way> {
     }
     async fn paths(&self) -> Result<Vec<PathRecord>, LedgerError> {
         self.store.paths().await
+    }
+    async fn releases(&self, after: u64) -> Result<Vec<Release>, LedgerError> {
+        self.store.releases(after).await
     }
     async fn save_paths(
         &self,

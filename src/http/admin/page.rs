@@ -60,6 +60,10 @@ struct RouteRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    drains_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     closed_until: Option<String>,
 }
 
@@ -78,6 +82,7 @@ struct OfferRow<'a> {
 struct AcceptRow<'a> {
     network: &'a str,
     asset: &'a str,
+    symbol: &'a str,
     amount: &'a str,
     price: &'a str,
     pay_to: &'a str,
@@ -159,7 +164,9 @@ impl RoutesPage {
                 self.progress = Progress::Rows(position, separated);
                 return text;
             }
+            let state = self.report.state(position);
             if self.filter.shows(offer)
+                && self.filter.shows_state(state)
                 && let Some(route) = self.report.row(position)
             {
                 if separated {
@@ -198,6 +205,12 @@ impl RoutesFilter {
         };
         is(&self.namespace, &offer.namespace) && is(&self.name, &offer.name)
     }
+
+    fn shows_state(&self, state: Option<ReportedState>) -> bool {
+        self.state
+            .as_deref()
+            .is_none_or(|wanted| state.is_some_and(|state| state_name(state) == wanted))
+    }
 }
 
 impl<'a> RouteRow<'a> {
@@ -219,6 +232,8 @@ impl<'a> RouteRow<'a> {
             accepts: route.accepts.iter().map(AcceptRow::new).collect(),
             reason: route.reason,
             detail: route.detail.as_deref(),
+            drains_until: route.drains_until.map(|time| time.to_string()),
+            closed_since: route.closed_since.map(|time| time.to_string()),
             closed_until: route.closed_until.map(|time| time.to_string()),
         }
     }
@@ -229,6 +244,7 @@ impl<'a> AcceptRow<'a> {
         Self {
             network: &accept.network,
             asset: &accept.asset,
+            symbol: &accept.symbol,
             amount: &accept.amount,
             price: &accept.price,
             pay_to: &accept.pay_to,

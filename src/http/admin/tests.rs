@@ -22,6 +22,14 @@ fn admin(readiness: &Readiness) -> Admin {
         degraded: Box::new(|| vec!["the ledger is unavailable: disk full".to_owned()]),
         per_offer: Box::new(|| PerOffer::All),
         now: || at("2026-11-21T12:00:00Z"),
+        explain: Box::new(|question| {
+            Box::pin(async move {
+                match question.len() {
+                    0 => Err("no question".to_owned()),
+                    length => Ok(format!("{length} bytes asked")),
+                }
+            })
+        }),
     };
     let (_, table) = TableWriter::new();
     let metrics = Metrics::new("x402_verifier").unwrap();
@@ -84,6 +92,8 @@ fn route(namespace: &str, name: &str, state: ReportedState) -> RouteReport {
         }],
         reason: None,
         detail: None,
+        drains_until: None,
+        closed_since: None,
         closed_until: None,
     }
 }
@@ -273,6 +283,7 @@ fn a_route_is_shown_with_all_that_is_known_of_it() {
     closed.host = Some("api.example.com".into());
     closed.reason = Some("offer_withdrawn");
     closed.detail = Some("closed by \"a delete\"\n".to_owned());
+    closed.closed_since = Some(at("2026-11-21T12:00:00Z"));
     closed.closed_until = Some(at("2026-11-22T12:00:00Z"));
     let page = routes_page(vec![closed], RoutesFilter::default());
     let expected = json!({
@@ -297,12 +308,14 @@ fn a_route_is_shown_with_all_that_is_known_of_it() {
             "accepts": [{
                 "network": "eip155:84532",
                 "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+                "symbol": "USDC",
                 "amount": "1000",
                 "price": "0.001",
                 "payTo": "0x0000000000000000000000000000000000000001",
             }],
             "reason": "offer_withdrawn",
             "detail": "closed by \"a delete\"\n",
+            "closedSince": "2026-11-21T12:00:00Z",
             "closedUntil": "2026-11-22T12:00:00Z",
         }],
     });
@@ -321,7 +334,15 @@ fn a_route_of_the_operator_names_no_owner_and_no_absent_field() {
     file.offer_generation = None;
     let page = routes_page(vec![file], RoutesFilter::default());
     let row = page["routes"][0].as_object().unwrap();
-    for absent in ["owner", "host", "reason", "detail", "closedUntil"] {
+    for absent in [
+        "owner",
+        "host",
+        "reason",
+        "detail",
+        "drainsUntil",
+        "closedSince",
+        "closedUntil",
+    ] {
         assert!(!row.contains_key(absent), "{absent}");
     }
     assert_eq!(row["offer"], json!({"namespace": "", "name": ""}));
@@ -338,6 +359,7 @@ fn routes_are_filtered_by_namespace_and_name() {
         let filter = RoutesFilter {
             namespace: namespace.map(Into::into),
             name: name.map(Into::into),
+            state: None,
         };
         routes_page(all(), filter)["routes"]
             .as_array()
@@ -350,6 +372,65 @@ fn routes_are_filtered_by_namespace_and_name() {
     assert_eq!(count(Some("b"), Some("x")), 1);
     assert_eq!(count(Some("b"), Some("y")), 0);
     assert_eq!(count(Some(""), None), 0);
+}
+
+#[test]
+fn routes_are_filtered_by_state() {
+    let all = || {
+        [
+            ReportedState::Live,
+            ReportedState::Closed,
+            ReportedState::Live,
+        ]
+        .map(|state| route("a", "x", state))
+        .to_vec()
+    };
+    let count = |state: &str| {
+        let filter = RoutesFilter {
+            state: Some(state.to_owned()),
+            ..RoutesFilter::default()
+        };
+        routes_page(all(), filter)["routes"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(
+        (count("live"), count("closed"), count("draining")),
+        (2, 1, 0)
+    );
+    assert_eq!(count("sold"), 0);
+}
+
+#[tokio::test]
+async fn explain_takes_a_bounded_question_by_post_and_nothing_else() {
+    let ask = |method: Method, body: Vec<u8>| async {
+        let request = Request::builder()
+            .method(method)
+            .uri("/explain")
+            .body(Body::from(body))
+            .unwrap();
+        let answer = router(admin(&ready_now())).oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 1024).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let asked = |bytes: usize| ask(Method::POST, vec![b'x'; bytes]);
+    assert_eq!(
+        asked(MAX_QUESTION).await,
+        (StatusCode::OK, "65536 bytes asked".to_owned())
+    );
+    assert_eq!(
+        asked(MAX_QUESTION + 1).await.0,
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+    assert_eq!(
+        asked(0).await,
+        (StatusCode::BAD_REQUEST, "no question\n".to_owned())
+    );
+    let (status, body) = ask(Method::GET, Vec::new()).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(body.contains("by POST"), "{body}");
 }
 
 #[test]

@@ -79,7 +79,8 @@ pub(super) fn cannot_write(path: &Path, source: io::Error) -> OpenError {
 pub(super) fn explain(path: &Path, error: SchemaError) -> OpenError {
     let path = path.display().to_string();
     match error {
-        SchemaError::Foreign => OpenError::Foreign { path },
+        // Who opens a ledger to serve migrates it.
+        SchemaError::Foreign | SchemaError::Older { .. } => OpenError::Foreign { path },
         SchemaError::Newer { found } => OpenError::NewerSchema {
             path,
             found,

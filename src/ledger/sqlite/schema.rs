@@ -11,7 +11,10 @@ use sqlx::{Connection, SqliteConnection};
 const APPLICATION_ID: i64 = 0x7834_3032;
 
 /// Every migration, in order.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_claims.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/sqlite/0001_claims.sql"),
+    include_str!("../../../migrations/sqlite/0002_releases.sql"),
+];
 
 /// Newest schema of this program.
 #[expect(clippy::cast_possible_wrap, reason = "a constant of a few")]
@@ -27,6 +30,12 @@ pub(super) enum SchemaError {
     #[error("the schema needs a program that understands version {found}")]
     Newer {
         /// `meta.needs_schema`.
+        found: i64,
+    },
+    /// An older program wrote it, and it was not migrated yet.
+    #[error("the schema is version {found}")]
+    Older {
+        /// `user_version`.
         found: i64,
     },
     /// SQLite failed.
@@ -72,6 +81,29 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Sch
         return Err(SchemaError::Newer { found });
     }
     transaction.commit().await?;
+    Ok(())
+}
+
+/// Whether the database is a ledger that this program understands as it is; changes nothing.
+pub(super) async fn verify(connection: &mut SqliteConnection) -> Result<(), SchemaError> {
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id")
+        .fetch_one(&mut *connection)
+        .await?;
+    if application != APPLICATION_ID {
+        return Err(SchemaError::Foreign);
+    }
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?;
+    if version < UNDERSTOOD {
+        return Err(SchemaError::Older { found: version });
+    }
+    let found: i64 = sqlx::query_scalar("SELECT needs_schema FROM meta")
+        .fetch_one(connection)
+        .await?;
+    if found > UNDERSTOOD {
+        return Err(SchemaError::Newer { found });
+    }
     Ok(())
 }
 

@@ -7,14 +7,11 @@
 use super::super::rows::{name, seconds_before, state, transaction_key, until};
 use super::super::{UNKNOWN_MARGIN, rows};
 use crate::gate::{
-    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, NewClaim, PathRecord, Step,
+    Booked, ClaimKey, ClaimOutcome, ClaimOwner, ClaimRow, ClaimState, NewClaim, Step,
 };
 use alloy_primitives::{Address, B256};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::SqliteConnection;
 use std::time::Duration;
-
-/// Records that one INSERT of paths carries; 7 parameters each, SQLite allows 32,766.
-const PATHS_PER_INSERT: usize = 500;
 
 /// What a row that cannot be read says.
 #[derive(Debug, thiserror::Error)]
@@ -369,46 +366,6 @@ pub(super) async fn mark_unknown(
     .execute(connection)
     .await?;
     Ok(done(changed.rows_affected()))
-}
-
-/// Forgets `removals`, then writes `changes`: a record in both stays (R4).
-pub(super) async fn save_paths(
-    connection: &mut SqliteConnection,
-    changes: &[PathRecord],
-    removals: &[PathRecord],
-) -> Result<(), sqlx::Error> {
-    for record in removals {
-        sqlx::query(
-            "DELETE FROM paths WHERE host = ?1 AND pattern = ?2 AND namespace = ?3 AND name = ?4 \
-             AND uid = ?5",
-        )
-        .bind(record.host.as_deref().unwrap_or_default())
-        .bind(&*record.pattern)
-        .bind(&*record.namespace)
-        .bind(&*record.name)
-        .bind(&*record.uid)
-        .execute(&mut *connection)
-        .await?;
-    }
-    for records in changes.chunks(PATHS_PER_INSERT) {
-        let mut insert = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO paths (host, pattern, namespace, name, uid, base, closed_at) ",
-        );
-        insert.push_values(records, |mut row, record| {
-            row.push_bind(record.host.as_deref().unwrap_or_default())
-                .push_bind(&*record.pattern)
-                .push_bind(&*record.namespace)
-                .push_bind(&*record.name)
-                .push_bind(&*record.uid)
-                .push_bind(&*record.base)
-                .push_bind(record.closed_at.map(|time| time.to_string()));
-        });
-        insert.push(
-            " ON CONFLICT DO UPDATE SET base = excluded.base, closed_at = excluded.closed_at",
-        );
-        insert.build().execute(&mut *connection).await?;
-    }
-    Ok(())
 }
 
 pub(super) fn parse_amount(text: &str) -> Result<u128, sqlx::Error> {

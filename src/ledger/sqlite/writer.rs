@@ -22,6 +22,7 @@
 //! was last seen (M14): another or an older ledger in its place is refused.
 
 use super::Fault;
+use super::paths;
 use super::place::FileId;
 use super::transitions::{self, Advance, Settlement, Target};
 use super::upkeep;
@@ -194,7 +195,7 @@ impl Write {
                 reply.result = Some(Ok(step));
             }
             Self::SavePaths(changes, removals, reply) => {
-                transitions::save_paths(connection, changes, removals).await?;
+                paths::save(connection, changes, removals).await?;
                 reply.result = Some(Ok(()));
             }
             Self::ApplyLeases(reply) => {

@@ -43,7 +43,10 @@ fn patterns(update: &Update) -> Vec<String> {
             .map(|route| route.pattern.to_string())
             .collect(),
         Update::Failed { error, .. } => panic!("failed: {error}"),
-        Update::Offers { .. } | Update::Remembered { .. } | Update::Tick => panic!("not ours"),
+        Update::Offers { .. }
+        | Update::Remembered { .. }
+        | Update::Released { .. }
+        | Update::Tick => panic!("not ours"),
     }
 }
 
@@ -56,6 +59,7 @@ fn failure(update: &Update) -> &str {
         Update::Document { .. }
         | Update::Offers { .. }
         | Update::Remembered { .. }
+        | Update::Released { .. }
         | Update::Tick => panic!("not a failure"),
     }
 }
@@ -64,7 +68,10 @@ fn settings(update: Update) -> Settings {
     match update {
         Update::Document { settings, .. } => *settings,
         Update::Failed { error, .. } => panic!("failed: {error}"),
-        Update::Offers { .. } | Update::Remembered { .. } | Update::Tick => panic!("not ours"),
+        Update::Offers { .. }
+        | Update::Remembered { .. }
+        | Update::Released { .. }
+        | Update::Tick => panic!("not ours"),
     }
 }
 
@@ -250,6 +257,7 @@ async fn an_edit_keeps_the_routes_that_it_does_not_touch() {
         Update::Offers { .. }
         | Update::Failed { .. }
         | Update::Remembered { .. }
+        | Update::Released { .. }
         | Update::Tick => Vec::new(),
     };
     let mut source = Running::start(|directory| {

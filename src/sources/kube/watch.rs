@@ -8,8 +8,10 @@
 //!
 //! A watch goes on from the last version seen, whatever ended it; only a version that the API
 //! server no longer keeps (410) leads to a new list, because 100,000 offers must not be listed again
-//! for a broken connection. A page that failed is asked for again; the pages before it stay good,
-//! for a list is one version of the whole.
+//! for a broken connection. An API server that opens a watch and then, again and again, says within
+//! it that it cannot go on does not keep the version either: one without a watch cache answers 500
+//! for ever where the next change overwrote what was compacted. A page that failed is asked for
+//! again; the pages before it stay good, for a list is one version of the whole.
 //!
 //! Nothing waits for ever: a page has a deadline, and a watch that the API server did not end when
 //! it was told to is dead. Failures are reported as they change and tried again with growing pauses.
@@ -33,6 +35,10 @@ const WATCH_DEADLINE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 4);
 const HELD: Duration = Duration::from_secs(1);
 /// A watch that was opened and is to be refused is refused within this: 410 comes inside of it.
 const REFUSED_WITHIN: Duration = Duration::from_millis(200);
+/// A watch that is opened and refused within so often without a change between leads to a new list;
+/// if that did not help, the next one waits twice as long.
+const PATIENCE: u32 = 3;
+const MOST_PATIENCE: u32 = 48;
 /// First and longest pause after a failure; nobody may use this process before the first list, so
 /// until then it asks more often.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
@@ -89,6 +95,9 @@ struct State {
     failures: u32,
     /// Versions that were gone since a watch held.
     expired: u32,
+    /// Watches of this version that were opened and then refused, and how many lead to a list.
+    stuck: u32,
+    patience: u32,
     /// The trouble that was reported last.
     reported: Option<String>,
 }
@@ -118,6 +127,8 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
             listed: false,
             failures: 0,
             expired: 0,
+            stuck: 0,
+            patience: PATIENCE,
             reported: None,
         };
         loop {
@@ -204,7 +215,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
                 dead
             };
             let change = match timeout_at(until, lines.next::<K>()).await {
-                Ok(change) => change?,
+                Ok(change) => change.inspect_err(|fault| state.refused_within(fault))?,
                 Err(_elapsed) if until < dead => {
                     self.well(state).await?;
                     state.held();
@@ -231,7 +242,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
             }
             // After the event is delivered: what is not delivered must come again.
             if let Some(version) = version.filter(|version| !version.is_empty()) {
-                state.position = Position::Watch { version };
+                state.went_on(version);
             }
         }
     }
@@ -241,6 +252,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
         let verb = state.verb();
         state.failures = state.failures.saturating_add(1);
         tracing::debug!(error = %fault, target = %self.target, %verb, "reading the API failed");
+        state.lose_patience();
         let news = match &fault {
             Fault::Expired => {
                 state.position = Position::List { token: None };
@@ -299,6 +311,29 @@ impl State {
         match self.position {
             Position::List { .. } => Verb::List,
             Position::Watch { .. } => Verb::Watch,
+        }
+    }
+
+    /// A change of this version was delivered.
+    fn went_on(&mut self, version: String) {
+        self.position = Position::Watch { version };
+        self.stuck = 0;
+        self.patience = PATIENCE;
+    }
+
+    /// A watch was opened, and within it something came that is no change.
+    const fn refused_within(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Refused { .. } | Fault::Unusable(_)) {
+            self.stuck = self.stuck.saturating_add(1);
+        }
+    }
+
+    /// Lists again if the version has shown that it leads nowhere.
+    fn lose_patience(&mut self) {
+        if self.stuck >= self.patience {
+            self.position = Position::List { token: None };
+            self.stuck = 0;
+            self.patience = self.patience.saturating_mul(2).min(MOST_PATIENCE);
         }
     }
 

@@ -229,7 +229,11 @@ impl History {
             8 => {
                 let until = self.now + jiff::SignedDuration::from_secs(i64::from(b % 9));
                 offer.phase = pick(
-                    &[Phase::Draining { until }, Phase::Withdrawn, Phase::Live],
+                    &[
+                        Phase::Draining { until },
+                        Phase::Withdrawn(Withdrawal::Paused),
+                        Phase::Live,
+                    ],
                     b,
                 );
             }

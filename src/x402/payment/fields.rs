@@ -9,6 +9,7 @@ use super::super::json::{Json, Kind};
 use super::super::printable;
 use super::PaymentHeaderError;
 use alloy_primitives::{Address, U256, hex};
+use std::sync::Arc;
 
 /// An object inside the payment, with its path for errors.
 #[derive(Clone, Copy)]
@@ -56,17 +57,16 @@ impl<'j> Object<'j> {
             path,
         });
         for (name, json) in self.json.members() {
-            for field in &mut fields {
-                if name == field.key {
-                    field.json = Some(json);
-                    break;
-                }
-                if equal_but_for_case(name, field.key) {
-                    return Err(PaymentHeaderError::KeySpelling {
-                        field: field.name(),
-                        found: printable(name, EXCERPT),
-                    });
-                }
+            if let Some(field) = fields.iter_mut().find(|field| field.key == name) {
+                field.json = Some(json);
+            } else if let Some(field) = fields
+                .iter()
+                .find(|field| equal_but_for_case(name, field.key))
+            {
+                return Err(PaymentHeaderError::KeySpelling {
+                    field: field.name(),
+                    found: printable(name, EXCERPT),
+                });
             }
         }
         Ok(fields)
@@ -151,14 +151,19 @@ impl<'j> Field<'j> {
 
     /// Bytes of a signature, of any length but none; contract wallets sign in forms of their own.
     /// The error tells only its size.
-    pub(super) fn signature(self) -> Result<Vec<u8>, PaymentHeaderError> {
+    pub(super) fn signature(self) -> Result<Arc<[u8]>, PaymentHeaderError> {
         const EXPECTED: &str = "0x and an even number of hex digits in quotes";
         let json = self.required()?;
         let text = json
             .as_str()
             .ok_or_else(|| self.invalid(EXPECTED, kind(json).to_owned()))?;
+        // That of a key is as long as this and is not copied.
+        if let Some(usual) = parse_fixed_hex::<65>(text) {
+            return Ok(Arc::from(usual));
+        }
         bare_hex(text)
             .and_then(|digits| hex::decode(digits).ok())
+            .map(Arc::from)
             .ok_or_else(|| {
                 let found = format!("something else, with {} characters", text.chars().count());
                 self.invalid(EXPECTED, found)

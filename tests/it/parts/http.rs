@@ -1,4 +1,4 @@
-//! The smallest HTTP client that the parts need: one request, one bounded answer, no redirects, no pool to share.
+//! The smallest HTTP client that the parts need: one request, one bounded answer, no redirects.
 
 use std::time::Duration;
 
@@ -39,18 +39,38 @@ impl Answer {
 
 /// One request to a plain `http://` URL.
 pub(crate) async fn send(request: Request<Full<Bytes>>) -> Result<Answer, Error> {
-    let client: Client<HttpConnector, Full<Bytes>> =
-        Client::builder(TokioExecutor::new()).build_http();
-    let exchange = async {
-        let (head, body) = client.request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            body,
-        })
-    };
-    tokio::time::timeout(LIMIT, exchange).await?
+    Pool::default().send(request).await
+}
+
+/// A client that keeps its connections, for those who ask often. Cheap to clone; belongs to the runtime that used it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool(Client<HttpConnector, Full<Bytes>>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+}
+
+impl Pool {
+    /// One request to a plain `http://` URL.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
+        let exchange = async {
+            let (head, body) = self.0.request(request).await?.into_parts();
+            let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
+        };
+        tokio::time::timeout(LIMIT, exchange).await?
+    }
+
+    /// `GET url`.
+    pub(crate) async fn get(&self, url: &str) -> Result<Answer, Error> {
+        self.send(Request::get(url).body(Full::default())?).await
+    }
 }
 
 /// `GET url`.
