@@ -2,6 +2,7 @@
 
 mod deletion;
 mod informer;
+mod ingress;
 mod recreate;
 mod relist;
 mod rig;
