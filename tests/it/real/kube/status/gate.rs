@@ -259,6 +259,11 @@ impl Gate {
         self.known = there;
     }
 
+    /// Whether anything is kept of what an offer was seen with.
+    pub(super) fn remembers(&self, uid: &str) -> bool {
+        self.observations.get(uid).is_some()
+    }
+
     /// What the table makes of it.
     pub(super) fn publish(&mut self, objects: &[ServiceOffer]) {
         let (options, now) = (TranslateOptions::default(), Timestamp::now());

@@ -44,6 +44,41 @@ async fn t4_4_a_write_that_arrives_after_the_delete_is_dropped_and_creates_nothi
     gate.stop().await;
 }
 
+/// T4.11: the API server wrote, and its answer is later than the news of the delete.
+#[tokio::test]
+async fn t4_11_an_answer_after_the_delete_leaves_nothing_of_the_offer() {
+    let scene = Scene::new("status-answer").await;
+    scene.create(&["a"]).await;
+    let (faults, client) = behind(&scene).await;
+    let held = faults.set(
+        Ask::of(Verb::Patch, "serviceoffers/status"),
+        Fault::HoldBody(0),
+    );
+    let mut gate = Gate::start_with(&scene, "one", client, "");
+    gate.sync(&scene).await;
+    let uid = scene.offer("a").await["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let started = Instant::now();
+    while scene.condition("a").await["reason"] != "Enforced" {
+        assert!(started.elapsed() < Duration::from_secs(10), "not written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(gate.remembers(&uid));
+    scene.cluster.delete_offer(&scene.namespace, "a").await;
+    gate.sync(&scene).await;
+    assert!(!gate.remembers(&uid));
+    faults.remove(held);
+    while gate.counted("written") < 1.0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!gate.remembers(&uid), "the answer is no sign of life");
+    gate.stop().await;
+}
+
 /// T4.3, the reporter's half: made anew under its name while a write is on its way, or not begun.
 #[tokio::test]
 async fn t4_3_nothing_of_the_former_offer_reaches_one_of_its_name() {
