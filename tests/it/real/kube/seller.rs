@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A change is live within 100 ms; with the slack that a busy machine needs.
-pub(super) const LIVE: Duration = Duration::from_secs(5);
+pub(super) const LIVE: Duration = Duration::from_secs(10);
 
 /// What a busy test needs besides [`pricing`].
 const ROOM: &str = "limits: {permitsPerFacilitator: 4000, permitsPerOffer: 4000, verifyRatePerPayer: 4000, verifyRatePerOffer: 4000}\n";
