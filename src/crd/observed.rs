@@ -90,7 +90,14 @@ impl Observed {
 impl Observations {
     /// An object was seen. It is news when it says something else than before.
     pub fn see(&self, uid: &Arc<str>, observed: Observed) {
+        self.take_note(uid, observed, false);
+    }
+
+    fn take_note(&self, uid: &Arc<str>, observed: Observed, only_if_known: bool) {
         let mut seen = self.lock();
+        if only_if_known && !seen.offers.contains_key(uid) {
+            return;
+        }
         let before = seen.offers.insert(uid.clone(), observed);
         let is_other = before.is_none_or(|before| before.version != observed.version);
         let is_news = before.is_none_or(|before| !before.says_the_same_as(&observed))
@@ -102,6 +109,12 @@ impl Observations {
         seen.changed.insert(uid.clone());
         drop(seen);
         self.shared.wake.notify_one();
+    }
+
+    /// What the API server made of a write. As seen, unless the object is gone meanwhile: the answer to
+    /// a write is no sign of life, and nobody would forget it again (R11).
+    pub fn wrote(&self, uid: &Arc<str>, observed: Observed) {
+        self.take_note(uid, observed, true);
     }
 
     /// An object is gone, or is not followed any more.
@@ -211,6 +224,20 @@ mod tests {
         let observations = Observations::default();
         observations.see(&"u".into(), observed(&json!([])));
         observations.forget("u");
+        assert_eq!(observations.get("u"), None);
+        assert!(observations.take_changed().is_empty());
+    }
+
+    /// R11: a write whose answer is late does not bring it back.
+    #[test]
+    fn what_is_forgotten_stays_forgotten_when_a_write_is_answered() {
+        let (observations, uid): (_, Arc<str>) = (Observations::default(), "u".into());
+        observations.see(&uid, at("1", &json!([])));
+        let ours = json!([{"type": "PaymentGateEnforced", "status": "True"}]);
+        observations.wrote(&uid, at("2", &ours));
+        assert!(observations.get("u").unwrap().condition.is_some());
+        observations.forget("u");
+        observations.wrote(&uid, at("3", &json!([])));
         assert_eq!(observations.get("u"), None);
         assert!(observations.take_changed().is_empty());
     }

@@ -297,7 +297,7 @@ impl Reporter {
                     self.trouble.event_failed(&fault, now);
                 }
                 self.queue.wrote(&uid, wanted, observed.condition);
-                self.observations.see(&uid, observed);
+                self.observations.wrote(&uid, observed);
             }
             Some(Outcome::Same) => self.trouble.answered(),
             Some(Outcome::Overtaken(version)) => {

@@ -59,8 +59,8 @@ pub(crate) fn parts_dir() -> PathBuf {
 
 /// The folder of an installed tool, or of a command's program for those that the system brings.
 ///
-/// `tool` is a name of `tests/parts/tools.sh` (`traefik`, `npm-v2`, `npm-v1`, `python`, `token`, `peers`, `kube`) or a
-/// command to be found in `PATH` (`node`, `python3`, `promtool`, `wrk`).
+/// `tool` is a name of `tests/parts/tools.sh` (`traefik`, `npm-v2`, `npm-v1`, `python`, `token`, `peers`, `kube`,
+/// `traefik-crds`) or a command to be found in `PATH` (`node`, `python3`, `promtool`, `wrk`).
 ///
 /// # Panics
 /// When it is not there, with what to do.

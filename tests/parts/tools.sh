@@ -88,9 +88,17 @@ recipe_kube() {
   "$dest/kube-apiserver" --version
 }
 
+recipe_traefik-crds() { # for a Traefik that reads a cluster; the wheel has the program alone
+  local module sum json
+  read -r module sum <"$parts/kube/traefik-crds.txt"
+  json=$(cd "$dest" && go mod download -json "$module")
+  [[ $json == *"\"$sum\""* ]] || { echo "another sum than $sum: $json" && return 1; }
+  cp "$(go env GOMODCACHE)/$module/docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml" "$dest/crds.yaml"
+}
+
 # ---- machinery ----
 
-say() { printf '%-8s  %s\n' "$1" "$2"; }
+say() { printf '%-12s  %s\n' "$1" "$2"; }
 
 missing() { # TOOL REASON
   echo "$1: $2" >>"$tools/missing"
@@ -175,8 +183,10 @@ kube() {
   # 1.25 is what kube/go.mod asks for.
   if command -v go >/dev/null && go version | awk '{ sub("go", "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 25) }'; then
     tool kube "$parts"/kube/{go.mod,go.sum} -- "$(go version)"
+    tool traefik-crds "$parts/kube/traefik-crds.txt"
   else
     missing kube "no Go 1.25 or later"
+    missing traefik-crds "no Go 1.25 or later"
   fi
 }
 

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::json;
+
 use super::{
+    control_plane::{ADMIN_TOKEN, ControlPlane, authority},
     free_port, http,
     process::{Process, scratch_dir, supervised},
     require,
@@ -32,6 +35,30 @@ impl Traefik {
     /// With entry points as `(name, options)`; options are Traefik's for one, in YAML flow style, without the outer
     /// braces and `address`, as `http: {sanitizePath: false}` or `forwardedHeaders: {insecure: true}`.
     pub(crate) async fn start_with(dynamic: &str, entrypoints: &[(&str, &str)]) -> Self {
+        Self::start_beside(dynamic, entrypoints, "").await
+    }
+
+    /// As [`Traefik::start_with`], beside the file also reading the `IngressRoute`s of a namespace of this API server.
+    pub(crate) async fn start_in_cluster(
+        control: &ControlPlane,
+        namespace: &str,
+        entrypoints: &[(&str, &str)],
+    ) -> Self {
+        // A Service outside of the cluster is an ExternalName: no node runs here.
+        let provider = json!({
+            "endpoint": format!("https://{}", control.address()),
+            "token": ADMIN_TOKEN,
+            "certAuthFilePath": authority(),
+            "namespaces": [namespace],
+            "allowExternalNameServices": true,
+            "safeNaming": true,
+        });
+        let provider = format!("kubernetesCRD: {provider}, ");
+        Self::start_beside("# Nothing.\n", entrypoints, &provider).await
+    }
+
+    /// `providers`: further ones, each followed by a comma.
+    async fn start_beside(dynamic: &str, entrypoints: &[(&str, &str)], providers: &str) -> Self {
         let bin = require("traefik").join("bin/traefik");
         let dir = scratch_dir("traefik");
         let admin = free_port();
@@ -57,7 +84,7 @@ impl Traefik {
         line(
             &mut yaml,
             format_args!(
-                "providers: {{providersThrottleDuration: 50ms, file: {{directory: \"{}\", watch: true}}}}",
+                "providers: {{providersThrottleDuration: 50ms, {providers}file: {{directory: \"{}\", watch: true}}}}",
                 dynamic_dir.display()
             ),
         );

@@ -3,6 +3,7 @@
 mod deletion;
 mod idle;
 mod informer;
+mod ingress;
 mod model;
 mod oldest;
 mod order;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A change is live within 100 ms; with the slack that a busy machine needs.
-pub(super) const LIVE: Duration = Duration::from_secs(5);
+pub(super) const LIVE: Duration = Duration::from_secs(10);
 
 /// What a busy test needs besides [`pricing`].
 const ROOM: &str = "limits: {permitsPerFacilitator: 4000, permitsPerOffer: 4000, verifyRatePerPayer: 4000, verifyRatePerOffer: 4000}\n";
@@ -38,6 +38,16 @@ pub(super) struct Seller {
 impl Seller {
     /// In a namespace of this control plane, reached at `server`.
     pub(super) async fn open(control: &ControlPlane, server: SocketAddr, namespace: &str) -> Self {
+        Self::open_with(control, server, namespace, "").await
+    }
+
+    /// As [`Seller::open`], with further lines in the pricing file.
+    pub(super) async fn open_with(
+        control: &ControlPlane,
+        server: SocketAddr,
+        namespace: &str,
+        lines: &str,
+    ) -> Self {
         let cluster = control.cluster();
         cluster.install_field_crd().await;
         let token = cluster.service_account(namespace, "gate").await;
@@ -51,7 +61,7 @@ impl Seller {
         let mut args = vec!["--route-source=kube"];
         args.extend(flags.iter().map(String::as_str));
         let facilitator = Scripted::start().await;
-        let document = format!("{}{ROOM}", pricing(&facilitator.url()));
+        let document = format!("{}{ROOM}{lines}", pricing(&facilitator.url()));
         let verifier = Verifier::start_with(&document, &args).await;
         Self {
             verifier,

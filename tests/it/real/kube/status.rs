@@ -6,6 +6,7 @@
 
 mod gate;
 mod races;
+mod replicas;
 mod whole;
 
 use std::time::Duration;

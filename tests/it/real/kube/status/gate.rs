@@ -22,7 +22,7 @@ use x402_verifier::{
 
 use crate::{
     harness,
-    parts::control_plane::{ADMIN_TOKEN, AuditEntry, Cluster, ControlPlane, offer},
+    parts::control_plane::{ADMIN_TOKEN, Audit, AuditEntry, Cluster, ControlPlane, Options, offer},
 };
 
 /// Longer than any pace of the writer.
@@ -78,6 +78,15 @@ impl Scene {
     /// In a control plane of its own.
     pub(super) async fn alone(namespace: &str) -> Self {
         Self::within(Arc::new(ControlPlane::start().await), namespace).await
+    }
+
+    /// In a control plane of its own whose audit log keeps what was sent.
+    pub(super) async fn audited(namespace: &str) -> Self {
+        let options = Options {
+            audit: Audit::RequestResponse,
+            ..Options::default()
+        };
+        Self::within(Arc::new(ControlPlane::start_with(options).await), namespace).await
     }
 
     async fn within(control: Arc<ControlPlane>, namespace: &str) -> Self {
@@ -237,6 +246,11 @@ impl Gate {
             self.observations.forget(gone);
         }
         self.known = there;
+    }
+
+    /// Whether anything is kept of what an offer was seen with.
+    pub(super) fn remembers(&self, uid: &str) -> bool {
+        self.observations.get(uid).is_some()
     }
 
     /// What the table makes of it.

@@ -9,7 +9,10 @@ use super::{
     gate::{self, Gate, SETTLED, Scene},
     ready,
 };
-use crate::parts::control_plane::{ApiFaults, Ask, Cluster, Fault, Verb, offer};
+use crate::{
+    parts::control_plane::{ApiFaults, Ask, Cluster, Fault, Verb, offer},
+    soak::count,
+};
 
 async fn behind(scene: &Scene) -> (ApiFaults, kube::Client) {
     let faults = ApiFaults::start(scene.control.address()).await;
@@ -29,12 +32,50 @@ async fn t4_4_a_write_that_arrives_after_the_delete_is_dropped_and_creates_nothi
     faults.wait_hits(held, 1).await;
     scene.cluster.delete_offer(&scene.namespace, "a").await;
     faults.remove(held);
-    gate.live(&scene, SETTLED).await;
+    let released = Instant::now();
+    while released.elapsed() < Duration::from_secs(count(5, 60) as u64) {
+        gate.live(&scene, Duration::from_millis(300)).await;
+        assert_eq!(scene.cluster.offer(&scene.namespace, "a").await, None);
+    }
     let patches = scene.asked("patch", "serviceoffers/status");
     assert_eq!(patches.len(), 1, "one attempt");
     assert_eq!(patches[0].code, Some(404));
-    assert_eq!(scene.cluster.offer(&scene.namespace, "a").await, None);
     assert_eq!(gate.counted("dropped"), 1.0);
+    gate.stop().await;
+}
+
+/// T4.11: the API server wrote, and its answer is later than the news of the delete.
+#[tokio::test]
+async fn t4_11_an_answer_after_the_delete_leaves_nothing_of_the_offer() {
+    let scene = Scene::new("status-answer").await;
+    scene.create(&["a"]).await;
+    let (faults, client) = behind(&scene).await;
+    let held = faults.set(
+        Ask::of(Verb::Patch, "serviceoffers/status"),
+        Fault::HoldBody(0),
+    );
+    let mut gate = Gate::start_with(&scene, "one", client, "");
+    gate.sync(&scene).await;
+    let uid = scene.offer("a").await["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let started = Instant::now();
+    while scene.condition("a").await["reason"] != "Enforced" {
+        assert!(started.elapsed() < Duration::from_secs(10), "not written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(gate.remembers(&uid));
+    scene.cluster.delete_offer(&scene.namespace, "a").await;
+    gate.sync(&scene).await;
+    assert!(!gate.remembers(&uid));
+    faults.remove(held);
+    while gate.counted("written") < 1.0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!gate.remembers(&uid), "the answer is no sign of life");
     gate.stop().await;
 }
 
