@@ -4,6 +4,7 @@
 //! server has a control plane of its own; the others share one and stay in their namespaces.
 
 mod loss;
+mod steady;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The API server goes, hangs, refuses, forgets, and comes back (R6): the last table stays, the loss is visible, and
 //! afterwards the table equals the cluster.
 
+use super::steady::{Steady, equals_cluster};
 use super::*;
 use crate::parts::{
     control_plane::{ApiFaults, Ask, Fault, Options, Verb},
@@ -39,10 +40,30 @@ async fn still_ready_and_gated(verifier: &Verifier) {
     assert_eq!(answer(verifier, "/services/a/x").await.0, 402);
 }
 
+/// How many lists of offers were begun.
+fn first_pages(faults: &ApiFaults) -> usize {
+    let seen = faults.seen();
+    let seen = seen.iter().filter(|seen| seen.resource == "serviceoffers");
+    let lists = seen.filter(|seen| seen.verb == Some(Verb::List));
+    lists.filter(|seen| !seen.continues).count()
+}
+
+/// From which versions offers were watched.
+fn watched_versions(faults: &ApiFaults) -> Vec<u64> {
+    let seen = faults.seen().into_iter();
+    let watches = seen.filter(|seen| seen.resource == "serviceoffers");
+    let from = watches.filter_map(|seen| {
+        let (_, from) = seen.uri.split_once("resourceVersion=")?;
+        from.split('&').next()?.parse().ok()
+    });
+    from.collect()
+}
+
 /// Each is loss of the API, and none of them an empty list.
 #[tokio::test]
 async fn no_refusal_is_an_empty_list() {
     let (_control, cluster, faults, verifier) = scene(&[]).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
     for (code, text) in [
         (401, "not authenticated"),
         (403, "not authorised"),
@@ -80,12 +101,9 @@ async fn no_refusal_is_an_empty_list() {
         .metric("x402_verifier_reloads_total", &failed)
         .await;
     assert!(failed.is_some_and(|count| count >= 5.0), "{failed:?}");
-    let lists = faults
-        .seen()
-        .into_iter()
-        .filter(|seen| seen.verb == Some(Verb::List) && seen.resource == "serviceoffers")
-        .count();
-    assert_eq!(lists, 1, "resumed, not listed again");
+    assert_eq!(first_pages(&faults), 1, "resumed, not listed again");
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// A restart on the same data, with a token file of which ours has a new token now.
@@ -118,6 +136,7 @@ async fn an_api_server_that_restarts_with_another_token_is_followed_on() {
     let args = ["--route-source=kube", &kubeconfig];
     let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
     becomes(&verifier, SOON, "/services/a/x", PAY).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
 
     control.kill_api();
     source_is(&verifier, RECOVERY, "failed", "cannot be reached").await;
@@ -135,19 +154,21 @@ async fn an_api_server_that_restarts_with_another_token_is_followed_on() {
 
     std::fs::write(&token, "new-token").unwrap();
     source_is(&verifier, RECOVERY, "ok", "").await;
-    control
-        .cluster()
+    let cluster = control.cluster();
+    cluster
         .create_offer(&offer("default", "b", "0.001"))
         .await
         .unwrap();
     becomes(&verifier, SOON, "/services/b/x", PAY).await;
-    still_ready_and_gated(&verifier).await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// A hung API server is noticed within 60 s.
 #[tokio::test]
 async fn a_silent_api_server_is_noticed_within_a_minute() {
     let (control, cluster, _faults, verifier) = scene(&[]).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
     control.freeze_api().await;
     source_is(
         &verifier,
@@ -164,6 +185,8 @@ async fn a_silent_api_server_is_noticed_within_a_minute() {
         .await
         .unwrap();
     becomes(&verifier, SOON, "/services/b/x", PAY).await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// R6: changes that are no longer kept lead to a new list, and that counts when it is complete.
@@ -176,6 +199,13 @@ async fn after_a_compaction_everything_is_listed_again_and_applied_at_once() {
     for n in [0, 599] {
         becomes(&verifier, SOON * 4, &format!("/services/o{n}/x"), PAY).await;
     }
+    let both_sides = [
+        "/services/a",
+        "/services/o1",
+        "/services/o300",
+        "/services/o598",
+    ];
+    let steady = Steady::at(&verifier, &both_sides);
     let away = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
     faults.wait_hits(away, 1).await;
     for n in [0, 599] {
@@ -211,13 +241,91 @@ async fn after_a_compaction_everything_is_listed_again_and_applied_at_once() {
             "o{n}"
         );
     }
-    still_ready_and_gated(&verifier).await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
+}
+
+/// An API server without a watch cache cannot go on from a version just before a compaction when the next change
+/// overwrote what was compacted away: it opens the watch and answers 500 in it, for ever and never 410.
+#[tokio::test]
+async fn a_version_that_leads_nowhere_is_listed_again() {
+    let (control, cluster, faults, verifier) = scene(&["--watch-cache=false"]).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
+    let away = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
+    faults.wait_hits(away, 1).await;
+    // One change, and it is the one at which history begins.
+    cluster.patch_offer("default", "a", &price("0.002")).await;
+    control.compact().await;
+    faults.remove(away);
+    source_is(&verifier, RECOVERY, "failed", "PrevKv=nil").await;
+    costs(&verifier, RECOVERY, "/services/a/x", "2000").await;
+    source_is(&verifier, RECOVERY, "ok", "").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
+    assert_eq!(first_pages(&faults), 2);
+}
+
+/// SIGSTOP in the middle of a list: what there is of it shows as little as ever, and the list goes on where it was.
+#[tokio::test]
+async fn r6_an_api_server_that_stops_in_mid_list_is_waited_for() {
+    let (control, cluster, faults, verifier) = scene(&["--watch-cache=false"]).await;
+    cluster
+        .create_offers((0..1_100).map(|n| offer("default", &format!("o{n}"), "0.001")))
+        .await;
+    equals_cluster(&verifier, &cluster, SOON * 10).await;
+    let both_sides = ["/services/a", "/services/o1", "/services/o1099"];
+    let steady = Steady::at(&verifier, &both_sides);
+    let away = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
+    faults.wait_hits(away, 1).await;
+    cluster.delete_offer("default", "o0").await;
+    cluster.patch_offer("default", "o2", &price("0.002")).await;
+    control.compact().await;
+    let further = Ask::of(Verb::List, "serviceoffers").further_pages();
+    let held = faults.set(further.clone(), Fault::Hold);
+    faults.remove(away);
+    faults.wait_hits(held, 1).await;
+    control.freeze_api().await;
+    faults.remove(held);
+    let seen = Duration::from_secs(60);
+    source_is(&verifier, seen, "failed", "did not answer within").await;
+    assert_eq!(answer(&verifier, "/services/o0/x").await.0, 402);
+    costs(&verifier, SOON, "/services/o2/x", "1000").await;
+    control.thaw_api();
+    becomes(&verifier, RECOVERY, "/services/o0/x", WITHDRAWN).await;
+    costs(&verifier, SOON, "/services/o2/x", "2000").await;
+    source_is(&verifier, RECOVERY, "ok", "").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
+    assert_eq!(first_pages(&faults), 2, "the list that began went on");
+}
+
+/// Bookmarks: where nothing of ours changes, the version that we would go on from grows old all the same.
+#[tokio::test]
+async fn a_quiet_watch_moves_on_by_bookmarks() {
+    let (_control, cluster, faults, verifier) = scene(&[]).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
+    for n in 0..5 {
+        cluster.namespace(&format!("elsewhere-{n}")).await;
+    }
+    // An API server's cache learns of them with the next consistent list of whoever.
+    equals_cluster(&verifier, &cluster, SOON).await;
+    // An API server ends each watch after the time that it was asked for, with a bookmark just before.
+    let next = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::Pass);
+    faults.wait_hits(next, 1).await;
+    let versions = watched_versions(&faults);
+    assert!(versions[1] >= versions[0] + 5, "{versions:?}");
+    cluster.patch_offer("default", "a", &price("0.002")).await;
+    costs(&verifier, SOON, "/services/a/x", "2000").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
+    assert_eq!(first_pages(&faults), 1, "resumed, not listed again");
 }
 
 /// R4: without a CRD there are no offers, which the API server says by deleting them; its 404 says nothing.
 #[tokio::test]
 async fn a_crd_that_is_deleted_closes_what_was_sold() {
     let (_control, cluster, _faults, verifier) = scene(&[]).await;
+    let steady = Steady::at(&verifier, &["/paid"]);
     let crds: kube::Api<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> =
         kube::Api::all(cluster.client());
     crds.delete(
@@ -241,6 +349,8 @@ async fn a_crd_that_is_deleted_closes_what_was_sold() {
         .await
         .unwrap();
     costs(&verifier, RECOVERY, "/services/a/x", "2000").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// Each time the connections break a little later in what is said on them, while offers come, change and go.
@@ -253,6 +363,7 @@ async fn connections_that_break_at_any_byte_lose_and_repeat_nothing() {
     let kubeconfig = format!("--kubeconfig={}", file.display());
     let args = ["--route-source=kube", &kubeconfig];
     let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
     for round in 0..30_u64 {
         proxy.cut_after(Direction::Down, 37 * round % 1_500);
         let name = format!("r{round}");
@@ -265,7 +376,6 @@ async fn connections_that_break_at_any_byte_lose_and_repeat_nothing() {
             cluster.delete_offer("default", &name).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        still_ready_and_gated(&verifier).await;
     }
     proxy.release();
     for round in 0..30 {
@@ -283,12 +393,15 @@ async fn connections_that_break_at_any_byte_lose_and_repeat_nothing() {
         }
     }
     source_is(&verifier, RECOVERY, "ok", "").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// RBAC is taken away and given back: the watch under way goes on until its end, then the loss is named.
 #[tokio::test]
 async fn rights_that_are_taken_away_and_given_back_need_no_restart() {
     let (_control, cluster, faults, verifier) = scene(&[]).await;
+    let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
     cluster.revoke("default", "gate").await;
     let cut = faults.set(Ask::of(Verb::Watch, "serviceoffers"), Fault::CutBody(0));
     faults.wait_hits(cut, 1).await;
@@ -308,6 +421,8 @@ async fn rights_that_are_taken_away_and_given_back_need_no_restart() {
     cluster.allow("default", "gate", &rules()).await;
     becomes(&verifier, RECOVERY, "/services/b/x", PAY).await;
     source_is(&verifier, RECOVERY, "ok", "").await;
+    equals_cluster(&verifier, &cluster, SOON).await;
+    steady.held().await;
 }
 
 /// Pages before the one that failed stay good: a list of 100,000 does not begin again for one answer of 500.
@@ -341,4 +456,5 @@ async fn a_page_that_fails_is_asked_for_again_and_no_other() {
         .iter()
         .filter(|seen| seen.verb == Some(Verb::List) && seen.resource == "serviceoffers");
     assert_eq!(lists.count(), 5, "three pages, and two of them again");
+    equals_cluster(&verifier, &cluster, SOON).await;
 }
