@@ -6,6 +6,7 @@
 
 mod gate;
 mod races;
+mod story;
 mod whole;
 
 use std::time::Duration;
