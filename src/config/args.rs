@@ -36,7 +36,6 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one is made by a process")]
 pub enum Command {
     /// Serve /verify and the admin port (the default)
     Serve(ServeArgs),

@@ -24,12 +24,13 @@ use crate::lifecycle::{Readiness, ReadyState};
 use crate::metrics::{BuildInfo, Metrics, OfferPage, PerOffer, TableGauges};
 use crate::table::{Report, ReportedState, SourceReport, Table, TableReader};
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use page::{Chunked, RoutesPage};
 use serde::{Deserialize, Serialize};
@@ -149,6 +150,9 @@ struct ErrorBody {
     retriable: bool,
 }
 
+/// How long the body of a question may take.
+const QUESTION_WITHIN: Duration = Duration::from_secs(10);
+
 /// States of `routes{state}`, all of them.
 const STATES: [ReportedState; 5] = [
     ReportedState::Live,
@@ -257,9 +261,17 @@ async fn version(State(admin): State<Admin>) -> Response {
 }
 
 async fn explain(State(admin): State<Admin>, body: Body) -> Response {
-    let Ok(question) = to_bytes(body, MAX_QUESTION).await else {
-        let said = format!("a question has at most {MAX_QUESTION} bytes\n");
-        return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, said);
+    let read = Limited::new(body, MAX_QUESTION).collect();
+    let question = match tokio::time::timeout(QUESTION_WITHIN, read).await {
+        Ok(Ok(question)) => question.to_bytes(),
+        Ok(Err(_too_long_or_cut)) => {
+            let said = format!("a question has at most {MAX_QUESTION} bytes\n");
+            return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, said);
+        }
+        Err(_elapsed) => {
+            let said = "the question did not arrive in time\n";
+            return answer(StatusCode::REQUEST_TIMEOUT, TEXT, said);
+        }
     };
     match (admin.info.explain)(question).await {
         Ok(text) => answer(StatusCode::OK, TEXT, text),

@@ -301,6 +301,7 @@ fn decide(
             holder: Holder::Operator,
             hostname: piece.lineage.hostname.as_deref(),
             pattern: &piece.pattern,
+            until: None,
         })
         .collect();
     let reserved: Vec<Holding<'_>> = reserving
@@ -314,6 +315,7 @@ fn decide(
             },
             hostname: closure.record.host.as_deref(),
             pattern: &closure.pattern,
+            until: Some(closure.until),
         })
         .collect();
     let path_owners = &inputs.settings.path_owners;

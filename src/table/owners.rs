@@ -9,14 +9,18 @@
 //! The cost is linear in claims: each claim walks its own segments, and every node knows in summary
 //! who holds something below it.
 
+mod reserved;
 mod tree;
 
+use self::reserved::Reserved;
 use self::tree::{Step, Tree, folded};
 use super::edges::Keyed;
 use super::prepare::Piece;
 use crate::pricing::PathOwner;
 use crate::route::{Pattern, Tail};
+use jiff::Timestamp;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -39,6 +43,8 @@ pub(super) struct Holding<'a> {
     pub(super) holder: Holder<'a>,
     pub(super) hostname: Option<&'a str>,
     pub(super) pattern: &'a Pattern,
+    /// Of what is reserved: its end.
+    pub(super) until: Option<Timestamp>,
 }
 
 /// Who holds something.
@@ -73,7 +79,7 @@ pub(super) fn decide(
     is_incumbent: impl Fn(&Piece) -> bool,
 ) -> Vec<Option<Rejection>> {
     let bindings = Bindings::new(path_owners);
-    let mut owners = Owners::new(&bindings, candidates.len());
+    let mut owners = Owners::new(&bindings, reserved, candidates.len());
     for holding in operator {
         owners.hold(holding, |domain| &mut domain.operator);
     }
@@ -181,6 +187,9 @@ struct Owners<'a> {
     ids: HashMap<Box<str>, u32, Keyed>,
     hostless: Domain,
     hosts: HashMap<Box<str>, Domain>,
+    reserved: &'a [Holding<'a>],
+    /// When reservations end, made when somebody has to be told.
+    ends: OnceCell<Reserved<'a>>,
 }
 
 #[derive(Debug, Default)]
@@ -194,7 +203,7 @@ struct Domain {
 const OPERATOR: u32 = 0;
 
 impl<'a> Owners<'a> {
-    fn new(bindings: &'a Bindings<'a>, candidates: usize) -> Self {
+    fn new(bindings: &'a Bindings<'a>, reserved: &'a [Holding<'a>], candidates: usize) -> Self {
         Self {
             bindings,
             ids: HashMap::default(),
@@ -203,6 +212,8 @@ impl<'a> Owners<'a> {
                 ..Domain::default()
             },
             hosts: HashMap::new(),
+            reserved,
+            ends: OnceCell::new(),
         }
     }
 
@@ -330,9 +341,10 @@ impl<'a> Owners<'a> {
             return Err(Rejection {
                 code: "PathReserved",
                 detail: format!(
-                    "{} was served by another namespace and stays reserved for it for a while: \
-                     wait or choose another path",
-                    path()
+                    "{} was served by another namespace and stays reserved for it {}: wait or \
+                     choose another path",
+                    path(),
+                    self.reserved_until(candidate, claim)
                 ),
             });
         }
@@ -340,6 +352,25 @@ impl<'a> Owners<'a> {
             return Err(Rejection::conflict(&path(), "belongs to another namespace"));
         }
         Ok(())
+    }
+}
+
+impl Owners<'_> {
+    /// How long a claim of a candidate is reserved for others, in words. A time that stands still, so
+    /// that the same table says the same.
+    fn reserved_until(&self, candidate: &Candidate<'_>, claim: &[Cow<'_, str>]) -> String {
+        let bound = &self.bindings.hosts;
+        let ends = self.ends.get_or_init(|| {
+            Reserved::new(self.reserved, |host| {
+                host.filter(|host| bound.contains_key(host))
+            })
+        });
+        let own = candidate.hostname.map(|host| &**host);
+        let own = own.filter(|host| bound.contains_key(host));
+        match ends.until(own, claim, candidate.namespace) {
+            Some(until) => format!("until {until}"),
+            None => "for a while".to_owned(),
+        }
     }
 }
 

@@ -134,6 +134,8 @@ async fn every_command_for_a_running_verifier_runs() {
     verifier
         .eventually(within, "the path to close", is_closed)
         .await;
+    let admin = verifier.admin_url("");
+    let admin = admin.trim_start_matches("http://");
     let mut commands = 0;
     for page in pages() {
         for block in blocks(&page, "console live") {
@@ -144,7 +146,7 @@ async fn every_command_for_a_running_verifier_runs() {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_x402-verifier"));
                 command
                     .args(words(line))
-                    .env("X402_ADMIN_LISTEN", verifier.admin_url(""))
+                    .env("X402_ADMIN_LISTEN", admin)
                     .env_remove("X402_LEDGER")
                     .current_dir(verifier.home());
                 let output = tokio::task::spawn_blocking(move || command.output());

@@ -2,7 +2,6 @@ use super::*;
 use crate::offer::{Gate, Owner, Settle};
 use crate::table::{AcceptReport, OfferEntry, RouteReport, TableWriter};
 use http::{HeaderMap, Method, Request};
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -412,7 +411,7 @@ async fn explain_takes_a_bounded_question_by_post_and_nothing_else() {
             .unwrap();
         let answer = router(admin(&ready_now())).oneshot(request).await.unwrap();
         let status = answer.status();
-        let body = to_bytes(answer.into_body(), 1024).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
     };
     let asked = |bytes: usize| ask(Method::POST, vec![b'x'; bytes]);

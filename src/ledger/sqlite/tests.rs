@@ -567,7 +567,7 @@ async fn a_hundred_thousand_paths_are_saved_at_once_r4() {
 /// A closed path of the operator's, one of many.
 fn closed_path(number: usize) -> PathRecord {
     PathRecord {
-        host: (number % 2 == 0).then(|| "a.example".into()),
+        host: number.is_multiple_of(2).then(|| "a.example".into()),
         pattern: format!("/old/{number}/*").into(),
         namespace: "shop".into(),
         name: "offer".into(),

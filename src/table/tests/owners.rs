@@ -194,6 +194,53 @@ fn o3_a_closed_path_stays_with_its_namespace_for_the_retention() {
     assert_eq!(world.ask("/services/foo/other"), "no route");
 }
 
+/// A seller who waits is told until when, by whatever it waits for longest; a foreign name is in none
+/// of it (O7).
+#[test]
+fn o3_who_waits_is_told_until_when() {
+    let mut world = World::with_cluster(Unmatched::Allow);
+    let waiting = |name: &str, path: &str| offer("b", name, 9, path);
+    let detail = |world: &World, name: &str| {
+        let table = world.reader.load();
+        let row = table.report.rows().find(|row| &*row.offer.name == name);
+        row.and_then(|row| row.detail.clone()).unwrap_or_default()
+    };
+    let until = |day: i64| format!("until {}", at(day * DAY));
+    let all = [
+        offer("a", "one", 1, "/services/foo/one"),
+        offer("a", "two", 2, "/services/foo/two"),
+        offer("b", "mine", 3, "/services/foo/mine"),
+    ];
+    world.kube(all.to_vec());
+    world.tick(DAY);
+    world.kube(all[1..].to_vec());
+    world.tick(DAY + DAY / 2);
+    let wide = waiting("wide", "/services/foo");
+    let deep = waiting("deep", "/services/foo/ONE/deep");
+    world.kube(vec![all[1].clone(), wide.clone(), deep.clone()]);
+    assert!(
+        detail(&world, "deep").contains(&until(2)),
+        "{}",
+        detail(&world, "deep")
+    );
+    // An hour before the first ends, its wider neighbour begins.
+    world.tick(2 * DAY - 3600);
+    world.kube(vec![wide, deep]);
+    let longest = format!("until {}", at(3 * DAY - 3600));
+    assert!(
+        detail(&world, "wide").contains(&longest),
+        "{}",
+        detail(&world, "wide")
+    );
+    assert!(!detail(&world, "wide").contains("\"a\""));
+    assert!(detail(&world, "deep").contains(&until(2)));
+    world.tick(3 * DAY);
+    assert_eq!(
+        (detail(&world, "wide"), detail(&world, "deep")),
+        Default::default()
+    );
+}
+
 #[test]
 fn o3_the_reservation_survives_a_restart_and_a_late_ledger() {
     let mut first = World::with_cluster(Unmatched::Allow);

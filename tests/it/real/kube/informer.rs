@@ -3,6 +3,7 @@
 //! Deadlines have five times the slack of what is promised. What breaks a connection or an API
 //! server has a control plane of its own; the others share one and stay in their namespaces.
 
+mod drain;
 mod loss;
 mod steady;
 

@@ -7,6 +7,7 @@
 mod gate;
 mod races;
 mod replicas;
+mod story;
 mod whole;
 
 use std::time::Duration;

@@ -18,7 +18,7 @@ use crate::{
 const VISIBLE: Duration = Duration::from_secs(10);
 
 /// What the documentation grants: reading, and writing status.
-async fn allow_all(scene: &Scene) {
+pub(super) async fn allow_all(scene: &Scene) {
     let mut rules = gate::rules();
     rules.as_array_mut().unwrap().extend([
         json!({"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["list", "watch"]}),
@@ -27,7 +27,7 @@ async fn allow_all(scene: &Scene) {
     scene.allow(&rules).await;
 }
 
-async fn verifier(scene: &Scene, more: &[&str]) -> Verifier {
+pub(super) async fn verifier(scene: &Scene, more: &[&str]) -> Verifier {
     let kubeconfig = scene
         .control
         .kubeconfig(scene.control.address(), &scene.token);
@@ -42,7 +42,7 @@ async fn verifier(scene: &Scene, more: &[&str]) -> Verifier {
     Verifier::start_with(&pricing("http://127.0.0.1:9"), &args).await
 }
 
-async fn says(scene: &Scene, verifier: &Verifier, name: &str, reason: &str, text: &str) {
+pub(super) async fn says(scene: &Scene, verifier: &Verifier, name: &str, reason: &str, text: &str) {
     let what = format!("{name} to say {reason}, {text:?}");
     verifier
         .eventually(VISIBLE, &what, || async {
