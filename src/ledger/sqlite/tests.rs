@@ -627,13 +627,12 @@ async fn a_path_is_released_beside_the_process_and_read_by_it() {
     assert!(kept[0].seq > next[0].seq);
 }
 
-/// A release of many keeps no payment waiting for longer than a call may take. (Without the pauses
-/// between its transactions most claims found the file locked.)
+/// A release of many keeps no payment waiting for longer than its writer waits for the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_go_on_while_many_paths_are_released() {
     let (_folder, path) = place();
     let ledger = open(&path, &Time::new()).await;
-    let many: Vec<_> = (0..2_000).map(closed_path).collect();
+    let many: Vec<_> = (0..5_000).map(closed_path).collect();
     ledger.save_paths(&many, &[]).await.unwrap();
     let url = LedgerUrl::Sqlite(path);
     let is_over = std::sync::atomic::AtomicBool::new(false);
