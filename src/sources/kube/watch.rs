@@ -121,16 +121,7 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
     }
 
     async fn follow(&self) -> Closed {
-        let mut state = State {
-            position: Position::List { token: None },
-            page_size: PAGE_SIZE,
-            listed: false,
-            failures: 0,
-            expired: 0,
-            stuck: 0,
-            patience: PATIENCE,
-            reported: None,
-        };
+        let mut state = State::new();
         loop {
             let pause = match self.attempt(&mut state).await {
                 Ok(()) => continue,
@@ -307,6 +298,19 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
 }
 
 impl State {
+    const fn new() -> Self {
+        Self {
+            position: Position::List { token: None },
+            page_size: PAGE_SIZE,
+            listed: false,
+            failures: 0,
+            expired: 0,
+            stuck: 0,
+            patience: PATIENCE,
+            reported: None,
+        }
+    }
+
     const fn verb(&self) -> Verb {
         match self.position {
             Position::List { .. } => Verb::List,
@@ -383,6 +387,35 @@ mod tests {
             assert!(pauses.iter().all(|p| *p >= longest / 2 && *p <= longest));
             assert!(pauses.iter().any(|p| *p != pauses[0]));
         }
+    }
+
+    /// How many refusals within a watch it takes to list again.
+    fn until_listed(state: &mut State) -> u32 {
+        let refusal = Fault::refused(500, "etcd event received with PrevKv=nil", None);
+        let mut refusals = 0;
+        while state.verb() == Verb::Watch {
+            refusals += 1;
+            state.refused_within(&refusal);
+            state.lose_patience();
+        }
+        refusals
+    }
+
+    #[test]
+    fn a_version_that_leads_nowhere_is_listed_again_with_growing_patience() {
+        let mut state = State::new();
+        let mut refusals = Vec::new();
+        for version in 0..7 {
+            state.position = Position::Watch {
+                version: version.to_string(),
+            };
+            // What ends a watch is no word about its version.
+            state.refused_within(&Fault::Broken("reset".to_owned()));
+            refusals.push(until_listed(&mut state));
+        }
+        assert_eq!(refusals, [3, 6, 12, 24, 48, 48, 48]);
+        state.went_on("8".to_owned());
+        assert_eq!(until_listed(&mut state), PATIENCE);
     }
 
     /// A hung API server is noticed within 60 s.
