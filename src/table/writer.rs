@@ -200,6 +200,12 @@ impl TableWriter {
         self.retired.drain(..surplus);
     }
 
+    /// How many tables were the last one amended.
+    #[cfg(test)]
+    pub(super) const fn amended(&self) -> usize {
+        self.compiler.amended
+    }
+
     /// Forgets what it could make again.
     #[cfg(test)]
     pub(super) fn forget(&mut self) {
