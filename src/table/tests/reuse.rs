@@ -447,6 +447,11 @@ fn an_unchanged_route_stays_the_same_object_and_so_does_the_index() {
     let third = writer.apply(history.document(), at(2)).table;
     let moved: Vec<_> = second.routes().skip(1).zip(third.routes()).collect();
     assert!(moved.iter().all(|(left, right)| Arc::ptr_eq(left, right)));
+    // What reads reports row by row can tell, too.
+    assert!(second.report.has_same(1..3, &third.report, 0..2));
+    assert!(first.report.has_same(0..1, &second.report, 0..1));
+    assert!(!first.report.has_same(1..2, &second.report, 1..2));
+    assert!(!first.report.has_same(0..1, &second.report, 0..2));
     assert!(!Arc::ptr_eq(&second.index, &third.index));
 }
 
