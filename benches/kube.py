@@ -59,6 +59,15 @@ class ControlPlane:
         self.parts = contextlib.ExitStack()
 
     def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            # Nobody else ends what was begun.
+            self.parts.close()
+            raise
+        return self
+
+    def start(self):
         folder = self.folder
         folder.mkdir()
         client, peer, self.address = (free_address() for _ in range(3))
@@ -109,7 +118,6 @@ class ControlPlane:
         crd = subprocess.run([binary, "crd"], capture_output=True, check=True).stdout
         self.kubectl("apply", "--server-side", "-f", "-", input=crd)
         server.wait_for("the CRD", lambda: self.answers(f"{OFFERS}?limit=1"), 60, 0.1)
-        return self
 
     def __exit__(self, *_):
         self.parts.close()
@@ -395,7 +403,7 @@ def metrics(figures, ours, is_large):
 def memory(figures, control, ours, size, empty, page):
     """Changes offers for a while, and looks what is left."""
     before = ours.memory("VmRSS")
-    rate, threads = 50, 5
+    rate, threads = 50, 10
     end = time.monotonic() + CHURN
     done = []
 

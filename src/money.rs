@@ -18,7 +18,7 @@
 use alloy_primitives::{Address, address};
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Longest price text that is read, in bytes; 128 bits of any asset fit with room to spare.
 pub const MAX_PRICE_LENGTH: usize = 80;
@@ -469,6 +469,21 @@ impl Network {
 
     fn chain(self) -> Option<&'static Chain> {
         CHAINS.iter().find(|chain| chain.id == self.chain_id)
+    }
+}
+
+impl Asset {
+    /// The asset to be kept: of one that we know there is one object, whoever asks.
+    #[must_use]
+    pub fn shared(self) -> Arc<Self> {
+        static KNOWN: LazyLock<Vec<Arc<Asset>>> = LazyLock::new(|| {
+            Network::known()
+                .flat_map(Network::assets)
+                .map(Arc::new)
+                .collect()
+        });
+        let known = KNOWN.iter().find(|known| ***known == self);
+        known.map_or_else(|| Arc::new(self), Arc::clone)
     }
 }
 

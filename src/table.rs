@@ -19,6 +19,8 @@
 //! is closed, not free (R4). Namespaces own subtrees, and a conflict harms only the offer that loses
 //! it (O1 to O7). Counters move with their offer and label block from table to table (R7).
 
+mod amend;
+mod assembly;
 mod closed;
 mod compile;
 mod counting;

@@ -153,7 +153,7 @@ fn read_option(
     let network = read_network(section, problems);
     let asset = network.and_then(|network| {
         let asset = section.section("asset", problems);
-        read_asset(&asset, network, problems).map(Arc::new)
+        read_asset(&asset, network, problems).map(Asset::shared)
     });
     let price = section.section("price", problems);
     let decimals = asset.as_ref().map_or(SOME_DECIMALS, |asset| asset.decimals);

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Size at which a chunk of the page is handed on: large enough that the cost of passing it does
 /// not matter, small enough that a scrape holds a worker for well under a millisecond at a time.
@@ -66,9 +66,12 @@ pub struct OfferCounters {
     /// 128 bits, because 64 overflow at 18.4 tokens of 18 decimals. A lock, because two 64-bit
     /// halves can be read torn; it is taken once for each charged request and scrape.
     charged_units: Mutex<u128>,
-    /// By [`Label::index`].
-    failure_reasons: [AtomicU64; FailureReason::ALL.len()],
+    /// From the first failure on: most offers never have one.
+    failure_reasons: OnceLock<Box<Failures>>,
 }
+
+/// By [`Label::index`].
+type Failures = [AtomicU64; FailureReason::ALL.len()];
 
 /// How much of the per-offer families a page shows (`metrics.perOffer`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -227,7 +230,7 @@ impl OfferCounters {
             upstream_failed: AtomicU64::new(0),
             last_success: AtomicU64::new(0),
             charged_units: Mutex::new(0),
-            failure_reasons: std::array::from_fn(|_| AtomicU64::new(0)),
+            failure_reasons: OnceLock::new(),
         }
     }
 
@@ -249,7 +252,10 @@ impl OfferCounters {
     /// `payment_failed_total` and `payment_failure_reasons_total{reason}`.
     pub fn payment_failed(&self, reason: FailureReason) {
         self.payment_failed.fetch_add(1, Ordering::Relaxed);
-        if let Some(counter) = self.failure_reasons.get(reason.index()) {
+        let failures = self
+            .failure_reasons
+            .get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+        if let Some(counter) = failures.get(reason.index()) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -465,15 +471,14 @@ impl Group {
 
     /// Whether a series of a reason is above zero.
     fn has_failed(&self) -> bool {
-        let reasons = self.members().flat_map(|one| &one.failure_reasons);
-        reasons
-            .map(|count| count.load(Ordering::Relaxed))
-            .any(|count| count != 0)
+        self.members()
+            .any(|one| one.failure_reasons.get().is_some())
     }
 
     fn failures(&self, reason: FailureReason) -> u64 {
         self.sum(|one| {
-            let counter = one.failure_reasons.get(reason.index());
+            let failures = one.failure_reasons.get();
+            let counter = failures.and_then(|failures| failures.get(reason.index()));
             counter.map_or(0, |counter| counter.load(Ordering::Relaxed))
         })
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: Arc<str>,
-    segments: Box<[Segment]>,
+    segments: Arc<[Segment]>,
     tail: Tail,
     specificity: Specificity,
 }
@@ -147,11 +147,11 @@ impl Pattern {
             return Err(PatternError::QueryOrFragment(found));
         }
         let segments = if body.is_empty() {
-            Box::default()
+            Arc::default()
         } else {
             body.split('/')
                 .map(|segment| Segment::parse(segment, globs))
-                .collect::<Result<Box<[Segment]>, _>>()?
+                .collect::<Result<Arc<[Segment]>, _>>()?
         };
         Ok(Self {
             text: text.clone(),
@@ -179,7 +179,7 @@ impl Pattern {
     pub fn root() -> Self {
         Self {
             text: "/*".into(),
-            segments: Box::default(),
+            segments: Arc::default(),
             tail: Tail::Subtree,
             specificity: Specificity::of(&[], Tail::Subtree),
         }
@@ -266,7 +266,7 @@ impl Pattern {
             .then(|| body.split('/'))
             .into_iter()
             .flatten();
-        for segment in &self.segments {
+        for segment in &*self.segments {
             let Some(found) = rest.next() else {
                 return false;
             };

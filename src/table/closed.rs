@@ -11,6 +11,8 @@
 //! absent pattern may only be late. Nothing is reported to be written before the ledger was read,
 //! because a record written too early could replace the one that reserves the path.
 
+mod exchange;
+
 use super::PathRecord;
 use super::edges::Keyed;
 use super::prepare::Piece;
@@ -40,12 +42,18 @@ pub(super) struct Known {
     /// Whether any entry is unsaved.
     unsaved: bool,
     removals: Vec<PathRecord>,
+    /// Hashes of the paths that were free on purpose when all routes were looked at.
+    freed: HashSet<u64>,
 }
 
 #[derive(Debug)]
 struct Entry {
     record: Arc<PathRecord>,
     seen: u64,
+    /// How many routes of accepted offers stand here, while it is live.
+    routes: u32,
+    /// As the record says, without a look at it: all of them are gone through.
+    is_closed: bool,
     /// Whether the ledger has yet to be told.
     unsaved: bool,
 }
@@ -123,6 +131,8 @@ impl Known {
         let entry = Entry {
             record: record.clone(),
             seen,
+            routes: 1,
+            is_closed: record.closed_at.is_some(),
             unsaved,
         };
         match place {
@@ -147,11 +157,8 @@ impl Known {
         match &self.closed {
             Some((version, closed)) if *version == self.version => closed.clone(),
             Some(_) | None => {
-                let records = self.records.iter().map(|entry| &entry.record);
-                let mut closed: Vec<_> = records
-                    .filter(|record| record.closed_at.is_some())
-                    .cloned()
-                    .collect();
+                let entries = self.records.iter().filter(|entry| entry.is_closed);
+                let mut closed: Vec<_> = entries.map(|entry| entry.record.clone()).collect();
                 closed.sort_unstable();
                 let closed: Arc<[_]> = closed.into();
                 self.closed = Some((self.version, closed.clone()));
@@ -188,59 +195,71 @@ impl Known {
         now: Timestamp,
     ) {
         self.round += 1;
-        let round = self.round;
         for piece in accepted.clone().filter(|piece| piece.is_recorded()) {
-            let record = &piece.record;
-            let Some(entry) = self.get_mut(record) else {
-                self.put(record, round, true);
-                continue;
-            };
-            // The first of two equal patterns is the one that is served.
-            if entry.seen == round {
-                continue;
-            }
-            entry.seen = round;
-            if Arc::ptr_eq(&entry.record, record) {
-                continue;
-            }
-            let old = std::mem::replace(&mut entry.record, record.clone());
-            if *old == **record {
-                continue;
-            }
-            entry.unsaved = true;
-            self.unsaved = true;
-            if !old.same_offer(record) || old.pattern != record.pattern {
-                self.removals.push(PathRecord::clone(&old));
-            }
-            self.version += 1;
+            self.record(&piece.record);
         }
+        self.freed.clear();
         for piece in accepted.filter(|piece| piece.is_freed()) {
-            let record = &piece.record;
-            let outlived = self
-                .get(record)
-                .is_some_and(|entry| entry.seen != round && entry.record.same_owner(record));
-            if outlived && let Some(entry) = self.take(record) {
-                self.removals.push(PathRecord::clone(&entry.record));
-                self.version += 1;
-            }
+            let round = self.round;
+            self.free(&piece.record, |entry| entry.seen != round);
         }
         if complete {
             self.close_unseen(now);
         }
     }
 
+    /// A route of an accepted offer stands there.
+    fn record(&mut self, record: &Arc<PathRecord>) {
+        let round = self.round;
+        let Some(entry) = self.get_mut(record) else {
+            self.put(record, round, true);
+            return;
+        };
+        // The first of two equal patterns is the one that is served.
+        if entry.seen == round {
+            entry.routes = entry.routes.saturating_add(1);
+            return;
+        }
+        entry.seen = round;
+        entry.routes = 1;
+        if Arc::ptr_eq(&entry.record, record) {
+            return;
+        }
+        let old = std::mem::replace(&mut entry.record, record.clone());
+        entry.is_closed = record.closed_at.is_some();
+        if *old == **record {
+            return;
+        }
+        entry.unsaved = true;
+        self.unsaved = true;
+        if !old.same_offer(record) || old.pattern != record.pattern {
+            self.removals.push(PathRecord::clone(&old));
+        }
+        self.version += 1;
+    }
+
+    /// A path was made free on purpose: what its owner left there before is forgotten.
+    fn free(&mut self, record: &PathRecord, is_left: impl Fn(&Entry) -> bool) {
+        self.freed.insert(self.keyed.hash_one(key(record)));
+        let outlived = self
+            .get(record)
+            .is_some_and(|entry| is_left(entry) && entry.record.same_owner(record));
+        if outlived && let Some(entry) = self.take(record) {
+            self.removals.push(PathRecord::clone(&entry.record));
+            self.version += 1;
+        }
+    }
+
     fn close_unseen(&mut self, now: Timestamp) {
+        let mut closed = 0;
         for entry in &mut self.records {
-            if entry.seen != self.round && entry.record.closed_at.is_none() {
-                entry.record = Arc::new(PathRecord {
-                    closed_at: Some(now),
-                    ..PathRecord::clone(&entry.record)
-                });
-                entry.unsaved = true;
-                self.unsaved = true;
-                self.version += 1;
+            if entry.seen != self.round && !entry.is_closed {
+                entry.close(now);
+                closed += 1;
             }
         }
+        self.unsaved |= closed > 0;
+        self.version += closed;
     }
 
     /// Forgets closed paths that the operator released; whether any of them was closed here, at that
@@ -423,6 +442,15 @@ impl Closure {
 }
 
 impl Entry {
+    fn close(&mut self, now: Timestamp) {
+        self.record = Arc::new(PathRecord {
+            closed_at: Some(now),
+            ..PathRecord::clone(&self.record)
+        });
+        self.is_closed = true;
+        self.unsaved = true;
+    }
+
     /// Whether its record is of the same offer as `record`; nearly always it is that very one.
     fn is_of(&self, record: &Arc<PathRecord>) -> bool {
         Arc::ptr_eq(&self.record, record) || self.record.same_offer(record)

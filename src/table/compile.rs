@@ -2,26 +2,28 @@
 //!
 //! A table has *contents* (what a route costs, who verifies it) and a *shape* (which patterns stand
 //! where, who owns them, what is closed). While the shape is the same, and no drain or retention has
-//! ended, the next table is the last one with the changed routes at their places. Everything else is
-//! [`Assembly`], which does all there is to do, over pieces of which most were made before. Both give
-//! what a compilation from nothing gives; the tests hold them against one.
+//! ended, the next table is the last one with the changed routes at their places. When a few offers of
+//! the cluster came or went, it is the last one *amended*, where that is as good. Everything else is
+//! assembled: all there is to do, over pieces of which most were made before. All three give what a
+//! compilation from nothing gives; the tests hold them against one.
 //!
 //! In an assembly the order matters. First what is no longer declared is closed, because a closed
 //! path beats an offer that waits for it (O3). Then ownership is decided, oldest first (O1). Then the
 //! routes of those who own their paths are built and indexed; the rest is only reported, and closes
-//! nothing (O5). Then the records follow what is live now. Walls come last, so that they never take a
-//! place from a route.
+//! nothing (O5). Then the records follow what is live now.
 
+use super::assembly::{Assembly, Moments, place_of};
 use super::closed::{Closure, Known};
-use super::index::{Index, MarkKind};
-use super::list::{Leftovers, List, Stage, Unit};
-use super::owners::{self, Candidate, Holder, Holding, Rejection};
+use super::index::Index;
+use super::list::{Difference, Leftovers, List, Unit};
+use super::owners::{Ends, Holder, Holding, Owners, RESERVED_PATH, Rejection};
 use super::pins::Pins;
+use super::prepare::Piece;
 use super::price::Pricer;
 use super::report::{Report, RouteReport, SourceReport};
-use super::resolve::{Slot, is_free, mark_of};
-use super::{RouteState, Table};
-use crate::offer::{Offer, Owner};
+use super::resolve::{Slot, is_free};
+use super::{RouteEntry, RouteState, Table};
+use crate::offer::Offer;
 use crate::pricing::{PathOwner, Settings};
 use crate::route::Pattern;
 use jiff::Timestamp;
@@ -45,28 +47,48 @@ pub(super) struct Inputs<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Compiler {
     /// The last complete list of each source.
-    lists: BTreeMap<&'static str, List>,
+    pub(super) lists: BTreeMap<&'static str, List>,
     pub(super) pricer: Pricer,
     pub(super) known: Known,
-    /// What the shape of the last table depends on; `None` when it must be assembled.
-    shape: Option<Shape>,
-    /// Routes that were made anew since, by source, unit and piece.
-    changed: Vec<(&'static str, usize, usize)>,
-    leftovers: Leftovers,
+    /// What the last table leaves for the next; `None` when that must be assembled.
+    pub(super) kept: Option<Kept>,
+    /// How the list of a source differs from the one of the last table.
+    difference: Option<(&'static str, Difference)>,
+    pub(super) leftovers: Leftovers,
+    /// Counts tables that were amended.
+    #[cfg(test)]
+    pub(super) amended: usize,
+}
+
+/// What a table leaves for the next one.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) shape: Shape,
+    /// `None` where everything is the operator's.
+    pub(super) owners: Option<Owners>,
+    /// What is closed in it.
+    pub(super) closures: Vec<Closure>,
+    /// UIDs of offers that are there and have left something closed.
+    pub(super) present: HashSet<Arc<str>>,
+    /// Rows of refused offers, and the claims of each.
+    pub(super) refused_rows: usize,
+    pub(super) refused: Vec<Vec<String>>,
+    /// Of the offers alone.
+    pub(super) moments: Moments,
 }
 
 /// What the shape of a table depends on beside the lists.
 #[derive(Debug, PartialEq, Eq)]
-struct Shape {
+pub(super) struct Shape {
     managed_prefixes: Vec<Arc<str>>,
     path_owners: Vec<PathOwner>,
     retention: Duration,
     cap: usize,
     complete: bool,
     /// Of what was closed when ownership was decided.
-    version: u64,
+    pub(super) version: u64,
     /// When a drain or retention ends that it counts on.
-    ends: Option<Timestamp>,
+    pub(super) ends: Option<Timestamp>,
 }
 
 impl Compiler {
@@ -74,34 +96,33 @@ impl Compiler {
     pub(super) fn replace(&mut self, source: &'static str, offers: Vec<Arc<Offer>>) {
         let list = self.lists.entry(source).or_default();
         let difference = list.replace(source, offers, &mut self.leftovers);
-        if difference.is_reshaped {
-            self.shape = None;
+        if difference.is_reordered || self.difference.is_some() {
+            self.kept = None;
         }
-        let changed = difference.changed.into_iter();
-        self.changed
-            .extend(changed.map(|(unit, piece)| (source, unit, piece)));
+        if let Some((_, before)) = self.difference.replace((source, difference)) {
+            self.leftovers.units.extend(before.left);
+        }
     }
 
     /// Compiles a table and brings the records up to date.
     pub(super) fn compile(&mut self, inputs: &Inputs<'_>) -> Table {
         let is_rebased = self.pricer.settle_on(inputs.settings);
-        let ends = self.shape.as_ref().and_then(|shape| shape.ends);
-        let holds = self.shape.as_ref() == Some(&self.shape_of(inputs, ends))
+        let ends = self.kept.as_ref().and_then(|kept| kept.shape.ends);
+        let shape = self.kept.as_ref().map(|kept| &kept.shape);
+        let holds = shape == Some(&self.shape_of(inputs, ends))
             && inputs.previous.built_at <= inputs.now
             && ends.is_none_or(|ends| inputs.now < ends)
             && !is_rebased;
-        let same_shape = holds.then(|| self.patch(inputs.previous)).flatten();
-        self.changed.clear();
-        let mut table = match same_shape {
-            Some(routes) => inputs.table(
-                routes,
-                inputs.previous.report.others.clone(),
-                inputs.previous.index.clone(),
-                inputs.previous.pins.clone(),
-                inputs.previous.next_tick,
-            ),
-            None => self.assemble(inputs, is_rebased),
+        let difference = self.difference.take();
+        let followed = if holds {
+            self.follow(inputs, difference.as_ref())
+        } else {
+            None
         };
+        let mut table = followed.unwrap_or_else(|| self.assemble(inputs, is_rebased));
+        if let Some((_, difference)) = difference {
+            self.leftovers.units.extend(difference.left);
+        }
         // After the entries that replace them have taken theirs (R7).
         for entry in &self.leftovers.entries {
             self.pricer.release(entry);
@@ -110,13 +131,41 @@ impl Compiler {
         table
     }
 
+    /// The last table with what changed, where that is all there is to do.
+    fn follow(
+        &mut self,
+        inputs: &Inputs<'_>,
+        difference: Option<&(&'static str, Difference)>,
+    ) -> Option<Table> {
+        let previous = inputs.previous;
+        let routes = match difference {
+            None => previous.routes.clone(),
+            Some((_, difference)) if difference.is_none() => previous.routes.clone(),
+            Some((source, difference)) => {
+                if !difference.left.is_empty() || !difference.arrived.is_empty() {
+                    return self.amend(inputs, source, difference);
+                }
+                let mut routes = Vec::clone(&previous.routes);
+                self.patch(&mut routes, source, &difference.changed)?;
+                Arc::new(routes)
+            }
+        };
+        Some(inputs.table(
+            routes,
+            previous.report.others.clone(),
+            previous.index.clone(),
+            previous.pins.clone(),
+            previous.next_tick,
+        ))
+    }
+
     /// What is not needed any more, to be dropped when nobody waits.
     pub(super) fn leftovers(&mut self) -> Leftovers {
         self.pricer.tidy();
         std::mem::take(&mut self.leftovers)
     }
 
-    fn shape_of(&self, inputs: &Inputs<'_>, ends: Option<Timestamp>) -> Shape {
+    pub(super) fn shape_of(&self, inputs: &Inputs<'_>, ends: Option<Timestamp>) -> Shape {
         let settings = inputs.settings;
         Shape {
             managed_prefixes: settings.managed_prefixes.clone(),
@@ -129,28 +178,31 @@ impl Compiler {
         }
     }
 
-    /// The routes of the last table with the changed ones in their places; `None` if one of them
-    /// changes more than its contents.
-    fn patch(&mut self, previous: &Table) -> Option<Arc<Vec<Slot>>> {
-        if self.changed.is_empty() {
-            return Some(previous.routes.clone());
-        }
-        let mut routes = Vec::clone(&previous.routes);
-        for (source, unit, piece) in &self.changed {
-            let unit = self.lists.get_mut(source)?.units.get_mut(*unit)?;
-            let slot = routes.get_mut(unit.first + piece)?;
+    /// Puts the changed routes in their places; `None` if one of them changes more than its contents.
+    pub(super) fn patch(
+        &mut self,
+        routes: &mut [Slot],
+        source: &'static str,
+        changed: &[(usize, usize)],
+    ) -> Option<()> {
+        let units = &mut self.lists.get_mut(source)?.units;
+        for (unit, piece) in changed {
+            let unit = units.get_mut(*unit)?;
             if unit.rejection.is_some() {
                 return None;
             }
+            let place = place_of(routes, unit) + piece;
+            let slot = routes.get_mut(place)?;
             let made = unit.pieces.get(*piece)?;
             let entry = unit.entries.get_mut(*piece)?;
             let entry = entry.get_or_insert_with(|| Arc::new(self.pricer.entry(made, unit.stage)));
-            if is_free(entry) != is_free(&slot.entry) || entry.state != slot.entry.state {
+            let drains = |entry: &RouteEntry| matches!(entry.state, RouteState::Draining { .. });
+            if is_free(entry) != is_free(&slot.entry) || drains(entry) != drains(&slot.entry) {
                 return None;
             }
             slot.entry = entry.clone();
         }
-        Some(Arc::new(routes))
+        Some(())
     }
 
     fn assemble(&mut self, inputs: &Inputs<'_>, is_rebased: bool) -> Table {
@@ -185,40 +237,53 @@ impl Compiler {
         };
         let version = known.version();
         let reserving = known.closures(retention, &present);
-        let verdicts = decide(inputs, &units, &reserving, known);
+        let (owners, verdicts) = decide(inputs, &units, &reserving, known);
         let accepted = units
             .iter()
             .zip(&verdicts)
             .filter(|(_, verdict)| verdict.is_none());
         let pieces = accepted.flat_map(|(unit, _)| &unit.pieces);
         known.reconcile(pieces, inputs.complete, now);
-        known.enforce_cap(
-            inputs.settings.closed_paths_per_namespace,
-            &managed(inputs.settings),
-        );
+        let managed = managed(inputs.settings);
+        known.enforce_cap(inputs.settings.closed_paths_per_namespace, &managed);
         let closures = if known.version() == version {
             reserving
         } else {
             known.closures(retention, &present)
         };
         let mut assembly = Assembly::new(now, &units);
+        let mut refused = Vec::new();
         for (unit, verdict) in units.iter_mut().zip(verdicts) {
             unit.rejection = verdict.map(Arc::new);
             match &unit.rejection {
                 None => assembly.admit(unit, &mut self.pricer),
                 Some(rejection) => {
                     assembly.refuse(unit, rejection);
+                    let claims = unit.claims();
+                    // Nobody else has a say in that.
+                    if claims.len() > 1 || rejection.code != RESERVED_PATH {
+                        refused.push(claims);
+                    }
                     unit.retire(&mut self.leftovers);
                 }
             }
         }
-        assembly.close(&closures);
-        assembly.wall(&units, inputs.settings);
+        assembly.wall_prefixes(&managed);
+        let (refused_rows, moments) = (assembly.others.len(), assembly.moments);
+        assembly.close(&[], &closures);
         let shape = Shape {
             version,
-            ..self.shape_of(inputs, assembly.ends)
+            ..self.shape_of(inputs, assembly.moments.ends)
         };
-        self.shape = Some(shape);
+        self.kept = Some(Kept {
+            shape,
+            owners,
+            closures,
+            present,
+            refused_rows,
+            refused,
+            moments,
+        });
         assembly.finish(inputs)
     }
 
@@ -229,12 +294,12 @@ impl Compiler {
             list.forget(source, &mut self.leftovers);
         }
         self.known.forget();
-        self.shape = None;
+        self.kept = None;
     }
 }
 
 impl Inputs<'_> {
-    fn table(
+    pub(super) fn table(
         &self,
         routes: Arc<Vec<Slot>>,
         others: Arc<Vec<RouteReport>>,
@@ -267,77 +332,67 @@ fn rank(units: &mut [&mut Unit]) {
         return;
     }
     units.sort_by_cached_key(|unit| {
-        let lineage = &unit.lineage;
-        let age = (!lineage.is_operators()).then(|| (lineage.created, lineage.entry.uid.clone()));
-        age.map_or((false, None, None), |(created, uid)| (true, created, uid))
+        let (is_tenants, created, _) = unit.lineage.rank();
+        let uid = is_tenants.then(|| unit.lineage.entry.uid.clone());
+        (is_tenants, created, uid)
     });
 }
 
+/// Who is refused, and why; and who owns what then.
 fn decide(
     inputs: &Inputs<'_>,
     units: &[&mut Unit],
     reserving: &[Closure],
     known: &Known,
-) -> Vec<Option<Rejection>> {
+) -> (Option<Owners>, Vec<Option<Rejection>>) {
     if units.iter().all(|unit| unit.lineage.is_operators()) {
-        return vec![None; units.len()];
+        return (None, vec![None; units.len()]);
     }
-    let candidates: Vec<Candidate<'_>> = units
-        .iter()
-        .filter_map(|unit| match &unit.lineage.owner {
-            Owner::Operator => None,
-            Owner::Namespace(namespace) => Some(Candidate {
-                namespace,
-                hostname: unit.lineage.hostname.as_ref(),
-                base: unit.lineage.base.as_ref(),
-                pieces: &unit.pieces,
-            }),
-        })
-        .collect();
+    let mut owners = Owners::new(&inputs.settings.path_owners, units.len());
     let operators = units.iter().filter(|unit| unit.lineage.is_operators());
-    let operator: Vec<Holding<'_>> = operators
-        .flat_map(|unit| &unit.pieces)
-        .map(|piece| Holding {
-            holder: Holder::Operator,
-            hostname: piece.lineage.hostname.as_deref(),
-            pattern: &piece.pattern,
-            until: None,
+    let pieces = operators.flat_map(|unit| &unit.pieces);
+    owners.operate(pieces.map(|piece| Holding {
+        holder: Holder::Operator,
+        hostname: piece.lineage.hostname.as_deref(),
+        pattern: &piece.pattern,
+        until: None,
+    }));
+    let reserved: Vec<_> = reserved(reserving, inputs.now).collect();
+    owners.reserve(reserved.iter().copied());
+    let ends = Ends::of(&reserved);
+    let candidates = units.iter().map(|unit| unit.candidate());
+    let verdicts = candidates
+        .map(|candidate| {
+            let is_incumbent = |piece: &Piece| is_incumbent(known, piece);
+            owners.admit(&candidate?, is_incumbent, &ends).err()
         })
         .collect();
-    let reserved: Vec<Holding<'_>> = reserving
-        .iter()
-        .filter(|closure| closure.until > inputs.now)
-        .map(|closure| Holding {
-            holder: if closure.record.uid.is_empty() {
-                Holder::Operator
-            } else {
-                Holder::Namespace(&closure.record.namespace)
-            },
-            hostname: closure.record.host.as_deref(),
-            pattern: &closure.pattern,
-            until: Some(closure.until),
-        })
-        .collect();
-    let path_owners = &inputs.settings.path_owners;
-    let mut decided = owners::decide(&operator, &reserved, &candidates, path_owners, |piece| {
-        piece.is_recorded() && known.is_incumbent(&piece.record)
+    (Some(owners), verdicts)
+}
+
+/// Whether the ledger remembers this very offer serving a pattern.
+pub(super) fn is_incumbent(known: &Known, piece: &Piece) -> bool {
+    piece.is_recorded() && known.is_incumbent(&piece.record)
+}
+
+/// What closed paths reserve (O3).
+pub(super) fn reserved(closures: &[Closure], now: Timestamp) -> impl Iterator<Item = Holding<'_>> {
+    let lasting = closures.iter().filter(move |closure| closure.until > now);
+    lasting.map(|closure| Holding {
+        holder: if closure.record.uid.is_empty() {
+            Holder::Operator
+        } else {
+            Holder::Namespace(&closure.record.namespace)
+        },
+        hostname: closure.record.host.as_deref(),
+        pattern: &closure.pattern,
+        until: Some(closure.until),
     })
-    .into_iter();
-    units
-        .iter()
-        .map(|unit| {
-            if unit.lineage.is_operators() {
-                None
-            } else {
-                decided.next().flatten()
-            }
-        })
-        .collect()
 }
 
 /// The managed prefixes that compile. The source has validated them; a broken one closes its literal
 /// part.
-fn managed(settings: &Settings) -> Vec<(String, Pattern)> {
+pub(super) fn managed(settings: &Settings) -> Vec<(String, Pattern)> {
     settings
         .managed_prefixes
         .iter()
@@ -347,116 +402,4 @@ fn managed(settings: &Settings) -> Vec<(String, Pattern)> {
                 .map(|pattern| (prefix.to_string(), pattern))
         })
         .collect()
-}
-
-/// A table being put together.
-struct Assembly {
-    now: Timestamp,
-    slots: Vec<Slot>,
-    index: Index,
-    pins: Pins,
-    others: Vec<RouteReport>,
-    next_tick: Option<Timestamp>,
-    /// When a drain or retention ends.
-    ends: Option<Timestamp>,
-}
-
-impl Assembly {
-    fn new(now: Timestamp, units: &[&mut Unit]) -> Self {
-        let routes = units.iter().map(|unit| unit.pieces.len()).sum();
-        let named = |unit: &&&mut Unit| !unit.lineage.entry.name.is_empty();
-        Self {
-            now,
-            slots: Vec::with_capacity(routes),
-            index: Index::new(routes),
-            pins: Pins::with_capacity(units.iter().filter(named).count()),
-            others: Vec::new(),
-            next_tick: None,
-            ends: None,
-        }
-    }
-
-    /// Takes an offer into the table.
-    fn admit(&mut self, unit: &mut Unit, pricer: &mut Pricer) {
-        unit.first = self.slots.len();
-        if let Stage::Draining(until) = unit.stage {
-            self.ends = earlier(self.ends, until);
-        }
-        for (piece, made) in unit.pieces.iter().zip(&mut unit.entries) {
-            let order = self.slots.len();
-            let Ok(place) = u32::try_from(order) else {
-                return;
-            };
-            let entry = made.get_or_insert_with(|| Arc::new(pricer.entry(piece, unit.stage)));
-            if let RouteState::Draining { until } = entry.state {
-                self.next_tick = earlier(self.next_tick, until);
-            }
-            let host = piece.lineage.hostname.as_deref();
-            let mark = mark_of(entry, place);
-            let there = self.index.insert(host, &piece.pattern, mark, order);
-            self.slots.push(Slot {
-                entry: entry.clone(),
-                is_shadowed: there.is_some(),
-            });
-        }
-        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        let places = place(unit.first)..place(self.slots.len());
-        self.pins.declare(&unit.lineage.entry, places, &self.slots);
-    }
-
-    fn refuse(&mut self, unit: &Unit, rejection: &Rejection) {
-        self.others.extend(RouteReport::refused(unit, rejection));
-    }
-
-    fn close(&mut self, closures: &[Closure]) {
-        let now = self.now;
-        for closure in closures {
-            let host = closure.record.host.as_deref();
-            let kind = if closure.until > now {
-                MarkKind::Closed
-            } else {
-                MarkKind::Wall
-            };
-            self.index.insert(host, &closure.pattern, kind, usize::MAX);
-            self.others.push(RouteReport::closed(closure, now));
-            if closure.until > now {
-                self.next_tick = earlier(self.next_tick, closure.until);
-                self.ends = earlier(self.ends, closure.until);
-            }
-            self.pins.close(closure, now);
-        }
-    }
-
-    /// Nothing below a managed prefix or an offer's base path is free by accident.
-    fn wall(&mut self, units: &[&mut Unit], settings: &Settings) {
-        let accepted = units.iter().filter(|unit| unit.rejection.is_none());
-        for unit in accepted {
-            if let Some(base) = &unit.lineage.base {
-                // Where a route of the offer stands already there is nothing to add.
-                let stands = |pattern: &Pattern| pattern.as_str() == base.as_str();
-                if !unit.pieces.iter().any(|piece| stands(&piece.pattern)) {
-                    let host = unit.lineage.hostname.as_deref();
-                    self.index.insert(host, base, MarkKind::Wall, usize::MAX);
-                }
-            }
-        }
-        for (_, prefix) in managed(settings) {
-            self.index.insert(None, &prefix, MarkKind::Wall, usize::MAX);
-        }
-    }
-
-    fn finish(mut self, inputs: &Inputs<'_>) -> Table {
-        self.pins.index(&self.slots);
-        inputs.table(
-            Arc::new(self.slots),
-            Arc::new(self.others),
-            Arc::new(self.index),
-            Arc::new(self.pins),
-            self.next_tick,
-        )
-    }
-}
-
-fn earlier(due: Option<Timestamp>, at: Timestamp) -> Option<Timestamp> {
-    Some(due.map_or(at, |due| due.min(at)))
 }

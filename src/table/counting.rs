@@ -9,6 +9,7 @@ use super::OfferEntry;
 use super::edges::Keyed;
 use crate::metrics::{OfferCounters, OfferLabels};
 use crate::money::{Asset, Network};
+use alloy_primitives::Address;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use std::collections::HashMap;
@@ -18,12 +19,20 @@ use std::sync::Arc;
 /// When an offer was last paid, from the ledger: by namespace, name, CAIP-2, checksummed asset.
 type LastSuccess = HashMap<(String, String, String, String), u64>;
 
+/// Label texts worth forgetting.
+const FEW_TEXTS: usize = 64;
+
+/// Network and asset as labels.
+type Texts = (Arc<str>, Arc<str>);
+
 /// All counters in use.
 #[derive(Debug, Default)]
 pub(super) struct CounterBook {
     sets: HashTable<Set>,
     keyed: Keyed,
     last_success: LastSuccess,
+    /// Of each network and asset: offers outnumber them.
+    texts: HashMap<(Network, Address), Texts, Keyed>,
     /// All counters, as the table shows them; `None` when that has changed.
     shown: Option<Arc<[Arc<OfferCounters>]>>,
 }
@@ -67,7 +76,9 @@ impl CounterBook {
         network: Network,
         asset: &Arc<Asset>,
     ) -> Arc<OfferCounters> {
-        let Self { sets, keyed, .. } = self;
+        let Self {
+            sets, keyed, texts, ..
+        } = self;
         let wanted = key(offer, network, asset);
         let place = sets.entry(
             keyed.hash_one(wanted),
@@ -82,12 +93,16 @@ impl CounterBook {
             }
             Entry::Vacant(vacant) => {
                 self.shown = None;
+                let text = texts.entry((network, asset.address)).or_insert_with(|| {
+                    let checksummed = asset.address.to_checksum(None);
+                    (network.caip2().into(), checksummed.into())
+                });
                 let labels = OfferLabels {
                     namespace: offer.namespace.clone(),
                     name: offer.name.clone(),
-                    chain: network.caip2().into(),
+                    chain: text.0.clone(),
                     asset_symbol: asset.symbol.clone(),
-                    asset: asset.address.to_checksum(None).into(),
+                    asset: text.1.clone(),
                     decimals: asset.decimals,
                 };
                 let counters = Arc::new(OfferCounters::new(&labels));
@@ -126,6 +141,10 @@ impl CounterBook {
                 there.remove();
                 self.shown = None;
             }
+        }
+        // Somebody makes up assets.
+        if self.texts.len() > self.sets.len() + FEW_TEXTS {
+            self.texts.clear();
         }
     }
 

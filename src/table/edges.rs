@@ -18,7 +18,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 pub(super) struct Keyed(SeedableRandomState);
 
 /// The literal children of all nodes of a tree.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Edges {
     table: HashTable<Edge>,
     /// The segments of all edges, one after the other.

@@ -7,9 +7,9 @@
 //! with equal contents is only made anew, for the same result.
 
 use super::RouteEntry;
-use super::owners::Rejection;
+use super::owners::{Candidate, Rejection, key};
 use super::prepare::{Lineage, Piece, Trouble};
-use crate::offer::{Offer, Phase, Route, Withdrawal};
+use crate::offer::{Offer, Owner, Phase, Route, Withdrawal};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,7 +36,7 @@ pub(super) struct Unit {
     pub(super) pieces: Vec<Arc<Piece>>,
     /// For each piece what the gate sees of it; `None` until it is built, and for a refused offer.
     pub(super) entries: Vec<Option<Arc<RouteEntry>>>,
-    /// Place of its first route in the table.
+    /// Place of its first route in the table when it was assembled.
     pub(super) first: usize,
     /// Why it is not in the table.
     pub(super) rejection: Option<Arc<Rejection>>,
@@ -86,11 +86,16 @@ impl Stage {
 
 /// How a list differs from the last one.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "as they stood in their list")]
 pub(super) struct Difference {
-    /// Whether more changed than what stands at its places.
-    pub(super) is_reshaped: bool,
-    /// The unit and piece of each route that was made anew.
+    /// Whether offers of the operator are others, or stand elsewhere: their order counts (O2).
+    pub(super) is_reordered: bool,
+    /// The unit and piece of each route that was made anew and stands where it stood.
     pub(super) changed: Vec<(usize, usize)>,
+    /// Units that are not there any more, or not as they were.
+    pub(super) left: Vec<Box<Unit>>,
+    /// Units that were not there, or not as they are.
+    pub(super) arrived: Vec<usize>,
 }
 
 /// What is not needed any more. It is freed after the publication, away from requests.
@@ -98,9 +103,16 @@ pub(super) struct Difference {
 #[expect(clippy::vec_box, reason = "as they stood in their list")]
 pub(super) struct Leftovers {
     offers: Vec<Vec<Arc<Offer>>>,
-    units: Vec<Box<Unit>>,
+    pub(super) units: Vec<Box<Unit>>,
     /// Entries that left the table; their counters are given back.
     pub(super) entries: Vec<Arc<RouteEntry>>,
+}
+
+impl Difference {
+    /// Whether all is as it was.
+    pub(super) const fn is_none(&self) -> bool {
+        self.changed.is_empty() && self.left.is_empty() && self.arrived.is_empty()
+    }
 }
 
 impl List {
@@ -119,27 +131,24 @@ impl List {
             self.offers.get(old.clone()).unwrap_or_default(),
             offers.get(new.clone()).unwrap_or_default(),
         );
-        let mut difference = Difference {
-            is_reshaped: before.len() != after.len(),
-            changed: Vec::new(),
-        };
+        let mut difference = Difference::default();
         let mut partners = Partners::new(before);
         let mut made = Vec::with_capacity(after.len());
         for (position, offer) in after.iter().enumerate() {
             let partner = partners.of(position, offer);
             let previous = partner.and_then(|at| taken.get_mut(at)?.take());
-            difference.is_reshaped |= partner != Some(position);
-            made.push(match previous {
+            let at = new.start + position;
+            let moved = partner != Some(position);
+            let unit = match previous {
                 Some(unit) if partners.is_same(partner, offer) => unit,
-                Some(unit) => {
-                    let at = new.start + position;
-                    Box::new(unit.renew(source, offer, at, &mut difference, leftovers))
-                }
+                Some(unit) => Box::new(unit.renew(source, offer, at, &mut difference, leftovers)),
                 None => {
-                    difference.is_reshaped = true;
+                    difference.arrived.push(at);
                     Box::new(Unit::new(source, offer))
                 }
-            });
+            };
+            difference.is_reordered |= moved && unit.lineage.is_operators();
+            made.push(unit);
         }
         self.units.splice(old.start..old.start, made);
         leftovers
@@ -147,8 +156,10 @@ impl List {
             .push(std::mem::replace(&mut self.offers, offers));
         for mut unit in taken.into_iter().flatten() {
             unit.retire(leftovers);
-            leftovers.units.push(unit);
+            difference.left.push(unit);
         }
+        let mut left = difference.left.iter();
+        difference.is_reordered |= left.any(|unit| unit.lineage.is_operators());
         difference
     }
 
@@ -198,22 +209,28 @@ impl Unit {
         } else {
             Self::new(source, offer)
         };
-        let same_shape = self.lineage.is_at(offer)
+        let pairs = self.pieces.iter().zip(&unit.pieces);
+        let stands = self.lineage.is_at(offer)
             && self.phase == unit.phase
-            && self.pieces.len() == unit.pieces.len();
-        difference.is_reshaped |= !same_shape;
-        if same_shape && !difference.is_reshaped {
-            let pairs = self.pieces.iter().zip(&unit.pieces).enumerate();
-            for (position, (before, after)) in pairs.filter(|(_, (l, r))| !Arc::ptr_eq(l, r)) {
-                difference.is_reshaped |= !before.stands_as(after);
-                difference.changed.push((at, position));
-            }
-        }
+            && self.pieces.len() == unit.pieces.len()
+            && pairs
+                .clone()
+                .all(|(before, after)| Arc::ptr_eq(before, after) || before.stands_as(after));
         unit.first = self.first;
         unit.stage = self.stage;
-        unit.rejection = self.rejection.clone();
+        if stands {
+            let made = pairs.enumerate().filter(|(_, (l, r))| !Arc::ptr_eq(l, r));
+            let made = made.map(|(position, _)| (at, position));
+            difference.changed.extend(made);
+            unit.rejection = self.rejection.clone();
+        }
         self.retire(leftovers);
-        leftovers.units.push(Box::new(self));
+        if stands {
+            leftovers.units.push(Box::new(self));
+        } else {
+            difference.arrived.push(at);
+            difference.left.push(Box::new(self));
+        }
         unit
     }
 
@@ -273,6 +290,29 @@ impl Unit {
     pub(super) fn retire(&mut self, leftovers: &mut Leftovers) {
         let entries = self.entries.iter_mut().filter_map(Option::take);
         leftovers.entries.extend(entries);
+    }
+
+    /// What asks for its paths; nobody asks for the operator's.
+    pub(super) fn candidate(&self) -> Option<Candidate<'_>> {
+        match &self.lineage.owner {
+            Owner::Operator => None,
+            Owner::Namespace(namespace) => Some(Candidate {
+                namespace,
+                hostname: self.lineage.hostname.as_ref(),
+                base: self.lineage.base.as_ref(),
+                pieces: &self.pieces,
+            }),
+        }
+    }
+
+    /// The subtrees that it asks for, as text with a slash after each segment.
+    pub(super) fn claims(&self) -> Vec<String> {
+        let claims = self.candidate().map(|candidate| candidate.claims());
+        claims
+            .unwrap_or_default()
+            .iter()
+            .map(|it| key(it))
+            .collect()
     }
 
     /// Its stage at `now`; entries of another stage go out of use.

@@ -12,7 +12,7 @@
 mod reserved;
 mod tree;
 
-use self::reserved::Reserved;
+pub(super) use self::reserved::Ends;
 use self::tree::{Step, Tree, folded};
 use super::edges::Keyed;
 use super::prepare::Piece;
@@ -20,7 +20,6 @@ use crate::pricing::PathOwner;
 use crate::route::{Pattern, Tail};
 use jiff::Timestamp;
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -35,10 +34,10 @@ pub(super) struct Candidate<'a> {
 }
 
 /// One subtree that an offer wants: folded literal segments.
-type Claim<'a> = Vec<Cow<'a, str>>;
+pub(super) type Claim<'a> = Vec<Cow<'a, str>>;
 
 /// What the operator holds by the file, or a closed path reserves.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Holding<'a> {
     pub(super) holder: Holder<'a>,
     pub(super) hostname: Option<&'a str>,
@@ -65,32 +64,10 @@ pub(super) struct Rejection {
     pub(super) detail: String,
 }
 
+/// The code of a path that is nobody's.
+pub(super) const RESERVED_PATH: &str = "ReservedPath";
 /// Subtrees no namespace may claim (compat 1.18).
 const RESERVED_ROOTS: [&str; 5] = ["api", "openapi.json", "skill.md", "rpc", ".well-known"];
-
-/// Decides all offers. `candidates` must be in order of age; verdicts come in the same order.
-/// `is_incumbent` tells whether the ledger remembers this very offer serving a pattern: it does not
-/// wait for it (O3).
-pub(super) fn decide(
-    operator: &[Holding<'_>],
-    reserved: &[Holding<'_>],
-    candidates: &[Candidate<'_>],
-    path_owners: &[PathOwner],
-    is_incumbent: impl Fn(&Piece) -> bool,
-) -> Vec<Option<Rejection>> {
-    let bindings = Bindings::new(path_owners);
-    let mut owners = Owners::new(&bindings, reserved, candidates.len());
-    for holding in operator {
-        owners.hold(holding, |domain| &mut domain.operator);
-    }
-    for holding in reserved {
-        owners.hold(holding, |domain| &mut domain.reserved);
-    }
-    candidates
-        .iter()
-        .map(|candidate| owners.admit(candidate, &is_incumbent).err())
-        .collect()
-}
 
 /// The subtree that a pattern claims: its whole literal segments, folded.
 pub(super) fn claim_of(pattern: &Pattern) -> Claim<'_> {
@@ -114,26 +91,23 @@ fn fold(segment: &str) -> Option<Cow<'_, str>> {
 }
 
 /// `pathOwners`, indexed.
-#[derive(Debug)]
-struct Bindings<'a> {
-    hosts: HashMap<&'a str, Vec<&'a Arc<str>>>,
+#[derive(Debug, Default)]
+struct Bindings {
+    hosts: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// By folded prefix with a trailing slash, so that a range is a subtree.
-    prefixes: BTreeMap<String, Vec<&'a Arc<str>>>,
+    prefixes: BTreeMap<String, Vec<Arc<str>>>,
 }
 
-impl<'a> Bindings<'a> {
-    fn new(path_owners: &'a [PathOwner]) -> Self {
-        let mut bindings = Self {
-            hosts: HashMap::new(),
-            prefixes: BTreeMap::new(),
-        };
+impl Bindings {
+    fn new(path_owners: &[PathOwner]) -> Self {
+        let mut bindings = Self::default();
         for entry in path_owners {
             if let Some(host) = &entry.host {
                 bindings
                     .hosts
-                    .entry(host)
+                    .entry(host.clone())
                     .or_default()
-                    .extend(&entry.namespaces);
+                    .extend_from_slice(&entry.namespaces);
             }
             if let Some(prefix) = &entry.prefix {
                 let segments: Claim<'_> = prefix.split('/').filter_map(fold).collect();
@@ -141,7 +115,7 @@ impl<'a> Bindings<'a> {
                     .prefixes
                     .entry(key(&segments))
                     .or_default()
-                    .extend(&entry.namespaces);
+                    .extend_from_slice(&entry.namespaces);
             }
         }
         bindings
@@ -152,7 +126,7 @@ impl<'a> Bindings<'a> {
         if self.prefixes.is_empty() {
             return false;
         }
-        let foreign = |namespaces: &Vec<&Arc<str>>| !namespaces.contains(&namespace);
+        let foreign = |namespaces: &Vec<Arc<str>>| !namespaces.contains(namespace);
         let enclosing = (0..=segments.len())
             .rev()
             .filter_map(|length| segments.get(..length))
@@ -171,7 +145,8 @@ impl<'a> Bindings<'a> {
     }
 }
 
-fn key(segments: &[Cow<'_, str>]) -> String {
+/// A subtree as text, with a slash after each segment: it is inside of another if it starts with it.
+pub(super) fn key(segments: &[Cow<'_, str>]) -> String {
     let mut key = String::from("/");
     for segment in segments {
         key.push_str(segment);
@@ -181,15 +156,15 @@ fn key(segments: &[Cow<'_, str>]) -> String {
 }
 
 /// Who holds what, per domain: without host, and per host that `pathOwners` binds (O4).
+///
+/// Offers are admitted oldest first. It can be kept and follow what comes and goes later, as long as
+/// who comes wins against nobody who is there.
 #[derive(Debug)]
-struct Owners<'a> {
-    bindings: &'a Bindings<'a>,
+pub(super) struct Owners {
+    bindings: Bindings,
     ids: HashMap<Box<str>, u32, Keyed>,
     hostless: Domain,
     hosts: HashMap<Box<str>, Domain>,
-    reserved: &'a [Holding<'a>],
-    /// When reservations end, made when somebody has to be told.
-    ends: OnceCell<Reserved<'a>>,
 }
 
 #[derive(Debug, Default)]
@@ -202,18 +177,44 @@ struct Domain {
 /// The operator's id; namespaces count from 1.
 const OPERATOR: u32 = 0;
 
-impl<'a> Owners<'a> {
-    fn new(bindings: &'a Bindings<'a>, reserved: &'a [Holding<'a>], candidates: usize) -> Self {
+impl Owners {
+    /// Nobody holds anything yet; there is room for so many candidates.
+    pub(super) fn new(path_owners: &[PathOwner], candidates: usize) -> Self {
         Self {
-            bindings,
+            bindings: Bindings::new(path_owners),
             ids: HashMap::default(),
             hostless: Domain {
                 live: Tree::with_capacity(candidates),
                 ..Domain::default()
             },
             hosts: HashMap::new(),
-            reserved,
-            ends: OnceCell::new(),
+        }
+    }
+
+    /// What the operator holds.
+    pub(super) fn operate<'h>(&mut self, holdings: impl Iterator<Item = Holding<'h>>) {
+        for holding in holdings {
+            self.hold(&holding, |domain| &mut domain.operator);
+        }
+    }
+
+    /// What closed paths reserve; no others any more.
+    pub(super) fn reserve<'h>(&mut self, holdings: impl Iterator<Item = Holding<'h>>) {
+        self.hostless.reserved = Tree::default();
+        for domain in self.hosts.values_mut() {
+            domain.reserved = Tree::default();
+        }
+        for holding in holdings {
+            self.hold(&holding, |domain| &mut domain.reserved);
+        }
+    }
+
+    /// Takes the claims of an offer that was admitted away.
+    pub(super) fn dismiss(&mut self, candidate: &Candidate<'_>) {
+        let id = self.id(candidate.namespace);
+        let live = &mut self.domain(candidate.hostname.map(|host| &**host)).live;
+        for claim in candidate.claims() {
+            live.remove(&claim, id);
         }
     }
 
@@ -230,7 +231,7 @@ impl<'a> Owners<'a> {
 
     /// The domain of a host: its own when the operator bound it, else the one without host (O4).
     fn domain(&mut self, hostname: Option<&str>) -> &mut Domain {
-        match hostname.filter(|host| self.bindings.hosts.contains_key(host)) {
+        match hostname.filter(|host| self.bindings.hosts.contains_key(*host)) {
             Some(host) => self.hosts.entry(host.into()).or_default(),
             None => &mut self.hostless,
         }
@@ -255,16 +256,18 @@ impl<'a> Owners<'a> {
         }
     }
 
-    /// Admits an offer with all its claims, or none.
-    fn admit(
+    /// Admits an offer with all its claims, or none. `is_incumbent` tells whether the ledger remembers
+    /// this very offer serving a pattern: it does not wait for it (O3). `ends` tells those who do.
+    pub(super) fn admit(
         &mut self,
         candidate: &Candidate<'_>,
         is_incumbent: impl Fn(&Piece) -> bool,
+        ends: &Ends<'_>,
     ) -> Result<(), Rejection> {
         let id = self.id(candidate.namespace);
         let hostname = candidate.hostname.map(|host| &**host);
         if let Some(namespaces) = hostname.and_then(|host| self.bindings.hosts.get(host))
-            && !namespaces.contains(&candidate.namespace)
+            && !namespaces.contains(candidate.namespace)
         {
             return Err(Rejection::conflict(
                 "its host",
@@ -272,22 +275,7 @@ impl<'a> Owners<'a> {
             ));
         }
         let base = candidate.base.map(claim_of);
-        // The base comes last, and once: most offers have one route, which is their base.
-        let mut claims: Vec<Claim<'_>> = Vec::with_capacity(candidate.pieces.len() + 1);
-        for claim in candidate
-            .pieces
-            .iter()
-            .map(|piece| claim_of(&piece.pattern))
-        {
-            if claims.last() != Some(&claim) {
-                claims.push(claim);
-            }
-        }
-        if let Some(base) = &base
-            && claims.last() != Some(base)
-        {
-            claims.push(base.clone());
-        }
+        let claims = candidate.claims();
         for claim in &claims {
             let incumbent = || {
                 let mut pieces = candidate.pieces.iter();
@@ -296,7 +284,7 @@ impl<'a> Owners<'a> {
                         && is_incumbent(piece)
                 })
             };
-            self.check(candidate, base.as_deref(), claim, id, incumbent)?;
+            self.check(candidate, base.as_deref(), claim, id, incumbent, ends)?;
         }
         let live = &mut self.domain(hostname).live;
         for claim in &claims {
@@ -313,11 +301,12 @@ impl<'a> Owners<'a> {
         claim: &[Cow<'_, str>],
         id: u32,
         is_incumbent: impl Fn() -> bool,
+        ends: &Ends<'_>,
     ) -> Result<(), Rejection> {
         let path = || format!("\"/{}\"", claim.join("/"));
         if is_reserved(claim, base) {
             return Err(Rejection {
-                code: "ReservedPath",
+                code: RESERVED_PATH,
                 detail: format!("{} is reserved: choose another path", path()),
             });
         }
@@ -344,7 +333,7 @@ impl<'a> Owners<'a> {
                     "{} was served by another namespace and stays reserved for it {}: wait or \
                      choose another path",
                     path(),
-                    self.reserved_until(candidate, claim)
+                    self.reserved_until(candidate, claim, ends)
                 ),
             });
         }
@@ -355,22 +344,37 @@ impl<'a> Owners<'a> {
     }
 }
 
-impl Owners<'_> {
+impl Owners {
     /// How long a claim of a candidate is reserved for others, in words. A time that stands still, so
     /// that the same table says the same.
-    fn reserved_until(&self, candidate: &Candidate<'_>, claim: &[Cow<'_, str>]) -> String {
-        let bound = &self.bindings.hosts;
-        let ends = self.ends.get_or_init(|| {
-            Reserved::new(self.reserved, |host| {
-                host.filter(|host| bound.contains_key(host))
-            })
-        });
+    fn reserved_until(
+        &self,
+        candidate: &Candidate<'_>,
+        claim: &[Cow<'_, str>],
+        ends: &Ends<'_>,
+    ) -> String {
+        let is_bound = |host: &str| self.bindings.hosts.contains_key(host);
         let own = candidate.hostname.map(|host| &**host);
-        let own = own.filter(|host| bound.contains_key(host));
-        match ends.until(own, claim, candidate.namespace) {
+        let own = own.filter(|host| is_bound(host));
+        match ends.until(own, claim, candidate.namespace, is_bound) {
             Some(until) => format!("until {until}"),
             None => "for a while".to_owned(),
         }
+    }
+}
+
+impl<'a> Candidate<'a> {
+    /// The base comes last, and once: most offers have one route, which is their base.
+    pub(super) fn claims(&self) -> Vec<Claim<'a>> {
+        let mut claims: Vec<Claim<'_>> = Vec::with_capacity(self.pieces.len() + 1);
+        let base = self.base.map(claim_of);
+        let own = self.pieces.iter().map(|piece| claim_of(&piece.pattern));
+        for claim in own.chain(base) {
+            if claims.last() != Some(&claim) {
+                claims.push(claim);
+            }
+        }
+        claims
     }
 }
 

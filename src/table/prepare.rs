@@ -10,7 +10,7 @@
 use super::owners::claim_of;
 use super::{OfferEntry, PathRecord};
 use crate::offer::{Gate, Offer, Owner, Problem, Route};
-use crate::route::{Pattern, literal_prefix};
+use crate::route::{Pattern, PatternError, literal_prefix};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Lineage {
         });
         let mut trouble = Trouble::of(&offer.problems);
         let base = offer.base_path.as_deref().and_then(|path| {
-            Pattern::subtree(path)
+            compiled(path, offer)
                 .inspect_err(|error| {
                     trouble.get_or_insert_with(|| Trouble::new("invalid_path", error.to_string()));
                 })
@@ -105,6 +105,15 @@ impl Lineage {
             && self.entry.uid == offer.uid
     }
 
+    /// The order of offers: the operator's first (O2), then by age (O1).
+    pub(super) fn rank(&self) -> (bool, Option<Timestamp>, Option<&str>) {
+        if self.is_operators() {
+            (false, None, None)
+        } else {
+            (true, self.created, self.entry.uid.as_deref())
+        }
+    }
+
     /// Whether the operator's file declares it (O2).
     pub(super) fn is_operators(&self) -> bool {
         self.owner == Owner::Operator
@@ -123,7 +132,11 @@ impl Lineage {
             .trouble
             .clone()
             .or_else(|| Trouble::of(&route.problems));
-        let pattern = Pattern::shared(&route.pattern).or_else(|error| {
+        let base = self.base.as_ref();
+        let whole = base.filter(|base| base.as_str() == &*route.pattern);
+        let pattern =
+            whole.map_or_else(|| Pattern::shared(&route.pattern), |base| Ok(base.clone()));
+        let pattern = pattern.or_else(|error| {
             trouble.get_or_insert_with(|| Trouble::new("invalid_pattern", error.to_string()));
             Pattern::subtree(&literal_prefix(&route.pattern))
         });
@@ -211,6 +224,15 @@ impl Piece {
             && self.record == other.record
             && self.is_recorded() == other.is_recorded()
             && self.is_freed() == other.is_freed()
+    }
+}
+
+/// The subtree of a base path. Most offers have one route, for all of it, and need one pattern.
+fn compiled(path: &str, offer: &Offer) -> Result<Pattern, PatternError> {
+    let base = Pattern::subtree(path)?;
+    match offer.routes.first() {
+        Some(first) if *first.pattern == *base.as_str() => Pattern::shared(&first.pattern),
+        Some(_) | None => Ok(base),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::offer::{Gate, Owner, PaymentOption, Settle};
 use crate::route::{Pattern, Target};
 use jiff::Timestamp;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What the last update made of every source and route.
@@ -161,6 +162,18 @@ impl Report {
             Some(slot) => Some((&slot.entry.state).into()),
             None => self.other(position).map(|row| row.state),
         }
+    }
+
+    /// Whether rows are those of the same objects as rows of another report, and so say the same.
+    #[must_use]
+    pub fn has_same(&self, rows: Range<usize>, other: &Self, theirs: Range<usize>) -> bool {
+        let pair = self.served.get(rows).zip(other.served.get(theirs));
+        pair.is_some_and(|(ours, theirs)| {
+            let same = |(one, other): (&Slot, &Slot)| {
+                Arc::ptr_eq(&one.entry, &other.entry) && one.is_shadowed == other.is_shadowed
+            };
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(same)
+        })
     }
 
     /// State, gate and settlement of every row.

@@ -6,7 +6,7 @@
 //! specific matched as written.
 
 use super::index::{MarkKind, Precedence, Reading};
-use super::pins::{Pinned, Places};
+use super::pins::{OwnClosed, Pinned, Places};
 use super::{Pin, Resolution, Resolved, RouteEntry, RouteState, Table};
 use crate::offer::Gate;
 use crate::pricing::Unmatched;
@@ -69,13 +69,14 @@ impl Table {
     ) -> Resolved<'_> {
         let routes = match self.pins.get(pin.namespace, pin.name) {
             None => return Resolved::sure(Resolution::UnknownPin),
-            Some(Pinned::Deleted(until)) if *until <= now => {
+            Some(Pinned::Deleted(until)) if until <= now => {
                 return Resolved::sure(Resolution::UnknownPin);
             }
             Some(Pinned::Deleted(_)) => return Resolved::sure(Resolution::Closed),
-            Some(Pinned::Offer(places)) => Own {
+            Some(Pinned::Offer(places, closed)) => Own {
                 table: self,
                 places,
+                closed,
             },
         };
         let host = host.and_then(normalize_host);
@@ -233,6 +234,7 @@ impl Table {
 struct Own<'t> {
     table: &'t Table,
     places: &'t Places,
+    closed: &'t [OwnClosed],
 }
 
 /// One of them.
@@ -325,14 +327,13 @@ impl<'t> Own<'t> {
         let Resolution::Route(entry) = resolution else {
             return resolution;
         };
-        if self.places.closed().is_empty() || !is_free(entry) {
+        if self.closed.is_empty() || !is_free(entry) {
             return resolution;
         }
         let free = Some(entry.piece.pattern.specificity());
         let views = target.views();
         let behind = self
-            .places
-            .closed()
+            .closed
             .iter()
             .filter(|closed| {
                 host.is_none() || closed.host.is_none() || closed.host.as_deref() == host

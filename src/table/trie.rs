@@ -5,25 +5,56 @@
 //! look-up visits every match and leaves the choice to the visitor, because precedence depends on
 //! more than the pattern. It allocates nothing. A node with globs costs one try per glob, which only
 //! the owner of that subtree pays for: tenants cannot put a glob above their own subtree (O1).
+//!
+//! A pattern may have a value in each [`Layer`], so that each can be taken away without a look at the
+//! others. What is taken away leaves its nodes behind.
 
 use super::edges::Edges;
 use crate::route::{Glob, Pattern, Segment, Tail};
 use std::borrow::Cow;
 
 /// Patterns and their values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
     edges: Edges,
     /// The globs of the nodes that have any.
     globs: Vec<Vec<(Glob, u32)>>,
+    /// The further layers of the nodes that have any.
+    behind: Vec<Behind>,
     fold: bool,
 }
 
-#[derive(Debug, Default)]
+/// Where a value stands; all of them are visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// Most patterns have a value only here.
+    Routes,
+    /// What is closed.
+    Closed,
+    /// What is never free by accident.
+    Walls,
+}
+
+#[derive(Debug, Default, Clone)]
 struct Node {
     /// Its place in `globs`.
     globs: Option<Value>,
+    routes: Ends,
+    /// Its place in `behind`.
+    behind: Option<Value>,
+}
+
+/// The layers behind routes.
+#[derive(Debug, Default, Clone)]
+struct Behind {
+    closed: Ends,
+    walls: Ends,
+}
+
+/// The values of the patterns that end in a node, by tail.
+#[derive(Debug, Default, Clone)]
+struct Ends {
     exact: Option<Value>,
     subtree: Option<Value>,
     greedy: Option<Value>,
@@ -51,6 +82,7 @@ impl Trie {
             nodes,
             edges: Edges::with_capacity(patterns),
             globs: Vec::new(),
+            behind: Vec::new(),
             fold,
         }
     }
@@ -61,17 +93,12 @@ impl Trie {
     }
 
     /// Inserts a pattern, unless an equal one is there: then its value is returned and stays.
-    pub(super) fn insert(&mut self, pattern: &Pattern, value: u32) -> Option<u32> {
+    pub(super) fn insert(&mut self, pattern: &Pattern, layer: Layer, value: u32) -> Option<u32> {
         let mut at = 0;
         for segment in pattern.segments() {
             at = self.child(at, segment)?;
         }
-        let node = self.nodes.get_mut(at as usize)?;
-        let slot = match pattern.tail() {
-            Tail::Exact => &mut node.exact,
-            Tail::Subtree => &mut node.subtree,
-            Tail::Greedy => &mut node.greedy,
-        };
+        let slot = self.slot(at, pattern.tail(), layer)?;
         match slot {
             Some(there) => Some(there.get()),
             None => {
@@ -79,6 +106,75 @@ impl Trie {
                 None
             }
         }
+    }
+
+    /// The value of a pattern.
+    pub(super) fn get(&self, pattern: &Pattern, layer: Layer) -> Option<u32> {
+        let node = self.nodes.get(self.end_of(pattern)? as usize)?;
+        let ends = match layer {
+            Layer::Routes => &node.routes,
+            Layer::Closed => &self.behind(node)?.closed,
+            Layer::Walls => &self.behind(node)?.walls,
+        };
+        ends.get(pattern.tail()).map(Value::get)
+    }
+
+    /// Takes the value of a pattern away.
+    pub(super) fn remove(&mut self, pattern: &Pattern, layer: Layer) -> Option<u32> {
+        self.get(pattern, layer)?;
+        let at = self.end_of(pattern)?;
+        self.slot(at, pattern.tail(), layer)?.take().map(Value::get)
+    }
+
+    /// The node in which a pattern ends.
+    fn end_of(&self, pattern: &Pattern) -> Option<u32> {
+        let mut at = 0;
+        for segment in pattern.segments() {
+            at = match segment {
+                Segment::Literal(text) if self.fold => {
+                    self.edges.get(at, &text.to_ascii_lowercase())?
+                }
+                Segment::Literal(text) => self.edges.get(at, text)?,
+                Segment::Glob(glob) => {
+                    let globs = self.globs(self.nodes.get(at as usize)?);
+                    globs.iter().find(|(there, _)| there == glob)?.1
+                }
+            };
+        }
+        Some(at)
+    }
+
+    /// The place of a value in a node.
+    fn slot(&mut self, at: u32, tail: Tail, layer: Layer) -> Option<&mut Option<Value>> {
+        let node = self.nodes.get_mut(at as usize)?;
+        let ends = match layer {
+            Layer::Routes => &mut node.routes,
+            Layer::Closed | Layer::Walls => {
+                let place = match node.behind {
+                    Some(place) => place,
+                    None => {
+                        let place = Value::new(u32::try_from(self.behind.len()).ok()?)?;
+                        self.behind.push(Behind::default());
+                        *node.behind.insert(place)
+                    }
+                };
+                let behind = self.behind.get_mut(place.get() as usize)?;
+                if layer == Layer::Closed {
+                    &mut behind.closed
+                } else {
+                    &mut behind.walls
+                }
+            }
+        };
+        Some(match tail {
+            Tail::Exact => &mut ends.exact,
+            Tail::Subtree => &mut ends.subtree,
+            Tail::Greedy => &mut ends.greedy,
+        })
+    }
+
+    fn behind(&self, node: &Node) -> Option<&Behind> {
+        self.behind.get(node.behind?.get() as usize)
     }
 
     /// Visits the value of every pattern that matches the view (as [`Pattern::matches`] says).
@@ -93,18 +189,12 @@ impl Trie {
 
     fn walk(&self, mut at: u32, mut rest: Option<&str>, slash: bool, visit: &mut impl FnMut(u32)) {
         while let Some(node) = self.nodes.get(at as usize) {
-            if let Some(value) = node.subtree {
-                visit(value.get());
-            }
-            if let Some(value) = node.greedy
-                && (rest.is_some() || slash)
-            {
-                visit(value.get());
+            node.routes.visit(rest.is_some(), slash, visit);
+            if let Some(Behind { closed, walls }) = self.behind(node) {
+                closed.visit(rest.is_some(), slash, visit);
+                walls.visit(rest.is_some(), slash, visit);
             }
             let Some(text) = rest else {
-                if let Some(value) = node.exact {
-                    visit(value.get());
-                }
                 return;
             };
             let (segment, after) = match text.split_once('/') {
@@ -181,7 +271,38 @@ impl Trie {
 
 impl Node {
     fn is_bare(&self) -> bool {
+        self.behind.is_none() && self.routes.is_empty()
+    }
+}
+
+impl Ends {
+    fn is_empty(&self) -> bool {
         self.exact.is_none() && self.subtree.is_none() && self.greedy.is_none()
+    }
+
+    const fn get(&self, tail: Tail) -> Option<Value> {
+        match tail {
+            Tail::Exact => self.exact,
+            Tail::Subtree => self.subtree,
+            Tail::Greedy => self.greedy,
+        }
+    }
+
+    /// Visits what matches a view that goes on, or ends here with or without a slash.
+    fn visit(&self, goes_on: bool, slash: bool, visit: &mut impl FnMut(u32)) {
+        if let Some(value) = self.subtree {
+            visit(value.get());
+        }
+        if let Some(value) = self.greedy
+            && (goes_on || slash)
+        {
+            visit(value.get());
+        }
+        if let Some(value) = self.exact
+            && !goes_on
+        {
+            visit(value.get());
+        }
     }
 }
 
@@ -238,7 +359,7 @@ mod tests {
             for text in texts {
                 let Ok(pattern) = Pattern::parse(&text) else { continue };
                 let value = u32::try_from(patterns.len()).unwrap();
-                if trie.insert(&pattern, value).is_none() {
+                if trie.insert(&pattern, Layer::Routes, value).is_none() {
                     patterns.push(pattern);
                 }
             }
@@ -255,17 +376,40 @@ mod tests {
     fn an_equal_pattern_keeps_the_first_value() {
         let mut trie = Trie::new(0);
         assert!(trie.is_empty());
-        assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 7), None);
-        assert_eq!(trie.insert(&Pattern::parse("/a/*").unwrap(), 8), Some(7));
-        assert_eq!(trie.insert(&Pattern::parse("/a").unwrap(), 9), None);
+        assert_eq!(
+            trie.insert(&Pattern::parse("/a/*").unwrap(), Layer::Routes, 7),
+            None
+        );
+        assert_eq!(
+            trie.insert(&Pattern::parse("/a/*").unwrap(), Layer::Routes, 8),
+            Some(7)
+        );
+        assert_eq!(
+            trie.insert(&Pattern::parse("/a").unwrap(), Layer::Routes, 9),
+            None
+        );
         assert_eq!(found(&trie, "/a"), [7, 9]);
         assert!(!trie.is_empty());
     }
 
     #[test]
+    fn layers_do_not_know_of_each_other() {
+        let mut trie = Trie::new(0);
+        let pattern = Pattern::parse("/a/b*/*").unwrap();
+        for (layer, value) in [(Layer::Routes, 1), (Layer::Closed, 2), (Layer::Walls, 3)] {
+            assert_eq!(trie.insert(&pattern, layer, value), None);
+        }
+        assert_eq!(found(&trie, "/a/bc/d"), [1, 2, 3]);
+        assert_eq!(trie.remove(&pattern, Layer::Closed), Some(2));
+        assert_eq!(trie.remove(&pattern, Layer::Closed), None);
+        assert_eq!(found(&trie, "/a/bc/d"), [1, 3]);
+        assert_eq!(trie.insert(&pattern, Layer::Routes, 4), Some(1));
+    }
+
+    #[test]
     fn a_folded_trie_ignores_the_case_of_its_patterns() {
         let mut trie = Trie::folded();
-        trie.insert(&Pattern::parse("/Api/V[A-Z]*/x").unwrap(), 1);
+        trie.insert(&Pattern::parse("/Api/V[A-Z]*/x").unwrap(), Layer::Routes, 1);
         assert_eq!(found(&trie, "/api/vq1/x"), [1]);
         assert_eq!(found(&trie, "/api/v1/x"), Vec::<u32>::new());
     }

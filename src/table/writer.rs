@@ -230,6 +230,12 @@ impl TableWriter {
         self.compiler.known.closed()
     }
 
+    /// How many tables were the last one amended.
+    #[cfg(test)]
+    pub(super) const fn amended(&self) -> usize {
+        self.compiler.amended
+    }
+
     /// Forgets what it could make again.
     #[cfg(test)]
     pub(super) fn forget(&mut self) {

@@ -7,12 +7,20 @@ use super::{Claim, Holder, Holding, claim_of, key};
 use crate::route::Tail;
 use jiff::Timestamp;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// Ends of reservations by host and folded subtree.
+/// Ends of reservations, for whoever is refused.
+#[derive(Debug, Default)]
+pub(in crate::table) struct Ends<'a> {
+    holdings: &'a [Holding<'a>],
+    reserved: OnceCell<Reserved<'a>>,
+}
+
+/// By host and folded subtree.
 #[derive(Debug)]
-pub(super) struct Reserved<'a>(BTreeMap<String, Vec<Reservation<'a>>>);
+struct Reserved<'a>(BTreeMap<String, Vec<Reservation<'a>>>);
 
 #[derive(Debug)]
 struct Reservation<'a> {
@@ -22,9 +30,32 @@ struct Reservation<'a> {
     until: Timestamp,
 }
 
+impl<'a> Ends<'a> {
+    /// Those of what is reserved.
+    pub(in crate::table) const fn of(holdings: &'a [Holding<'a>]) -> Self {
+        let reserved = OnceCell::new();
+        Self { holdings, reserved }
+    }
+
+    /// When the last reservation of others ends that contains a claim or lies in it. A host competes
+    /// by itself when it `is_bound` (O4), always the same ones.
+    pub(super) fn until(
+        &self,
+        domain: Option<&str>,
+        claim: &[Cow<'_, str>],
+        namespace: &str,
+        is_bound: impl Fn(&str) -> bool,
+    ) -> Option<Timestamp> {
+        let domain_of = |host: Option<&'a str>| host.filter(|host| is_bound(host));
+        let make = || Reserved::new(self.holdings, domain_of);
+        let reserved = self.reserved.get_or_init(make);
+        reserved.until(domain, claim, namespace)
+    }
+}
+
 impl<'a> Reserved<'a> {
     /// `domain` says under which host a hostname competes (O4).
-    pub(super) fn new(
+    fn new(
         holdings: &'a [Holding<'a>],
         domain: impl Fn(Option<&'a str>) -> Option<&'a str>,
     ) -> Self {
@@ -46,8 +77,7 @@ impl<'a> Reserved<'a> {
         Self(all)
     }
 
-    /// When the last reservation of others ends that contains a claim or lies in it.
-    pub(super) fn until(
+    fn until(
         &self,
         domain: Option<&str>,
         claim: &[Cow<'_, str>],

@@ -1,9 +1,12 @@
 //! Who holds which subtree, with a summary at every node.
+//!
+//! What was inserted can be taken away again; its nodes stay behind.
 
 use super::super::edges::Edges;
 use super::fold;
 use crate::route::{Glob, Segment};
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// One segment of what is held.
 #[derive(Debug, Clone, Copy)]
@@ -37,12 +40,12 @@ pub(super) fn folded(segment: &Segment) -> Option<Cow<'_, str>> {
 pub(super) struct Tree {
     nodes: Vec<Node>,
     edges: Edges,
+    /// The globs of the nodes that have any; `None` matches every segment.
+    globs: HashMap<u32, Vec<(Option<Glob>, u32)>>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    /// `None` matches every segment.
-    globs: Vec<(Option<Glob>, u32)>,
     /// Who holds this subtree.
     here: Holders,
     /// Who holds exactly this path.
@@ -51,29 +54,53 @@ struct Node {
     below: Holders,
 }
 
-/// A summary of holders: enough to tell whether anybody else is among them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Holders, and how many times each: enough to tell whether anybody else is among them.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "few nodes have many holders, and all nodes would be as large"
+)]
 enum Holders {
     #[default]
     None,
-    One(u32),
-    Many,
+    /// Nearly every node has one.
+    One(u32, u32),
+    Many(Box<HashMap<u32, u32>>),
 }
 
 impl Holders {
     fn add(&mut self, id: u32) {
-        *self = match *self {
-            Self::None => Self::One(id),
-            Self::One(there) if there == id => Self::One(id),
-            Self::One(_) | Self::Many => Self::Many,
-        };
+        match self {
+            Self::None => *self = Self::One(id, 1),
+            Self::One(there, times) if *there == id => *times += 1,
+            Self::One(there, times) => {
+                *self = Self::Many(Box::new(HashMap::from([(*there, *times), (id, 1)])));
+            }
+            Self::Many(all) => *all.entry(id).or_default() += 1,
+        }
     }
 
-    fn has_other_than(self, id: u32) -> bool {
+    fn take(&mut self, id: u32) {
+        match self {
+            Self::One(there, times) if *there == id && *times > 1 => *times -= 1,
+            Self::One(there, _) if *there == id => *self = Self::None,
+            Self::None | Self::One(..) => {}
+            Self::Many(all) => {
+                if let Some(times) = all.get_mut(&id) {
+                    *times -= 1;
+                    if *times == 0 {
+                        all.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_other_than(&self, id: u32) -> bool {
         match self {
             Self::None => false,
-            Self::One(there) => there != id,
-            Self::Many => true,
+            Self::One(there, _) => *there != id,
+            Self::Many(all) => all.keys().any(|there| *there != id),
         }
     }
 }
@@ -92,6 +119,7 @@ impl Tree {
         Self {
             nodes,
             edges: Edges::with_capacity(subtrees),
+            globs: HashMap::new(),
         }
     }
 
@@ -117,8 +145,8 @@ impl Tree {
                         None => return,
                     },
                 },
-                Step::Glob(glob) => node.glob_child(Some(glob), new),
-                Step::Any => node.glob_child(None, new),
+                Step::Glob(glob) => self.glob_child(at, Some(glob), new),
+                Step::Any => self.glob_child(at, None, new),
             };
             if at == new {
                 self.nodes.push(Node::default());
@@ -131,6 +159,23 @@ impl Tree {
                 &mut node.here
             }
             .add(id);
+        }
+    }
+
+    /// Undoes an insertion of a subtree by its literal segments.
+    pub(super) fn remove(&mut self, segments: &[Cow<'_, str>], id: u32) {
+        let mut at = 0_u32;
+        for segment in segments {
+            let Some(child) = self.edges.get(at, segment) else {
+                return;
+            };
+            if let Some(node) = self.nodes.get_mut(at as usize) {
+                node.below.take(id);
+            }
+            at = child;
+        }
+        if let Some(node) = self.nodes.get_mut(at as usize) {
+            node.here.take(id);
         }
     }
 
@@ -150,9 +195,8 @@ impl Tree {
             return node.exact.has_other_than(id) || node.below.has_other_than(id);
         };
         let literal = self.edges.get(at, segment);
-        let globs = node
-            .globs
-            .iter()
+        let globs = self.globs.get(&at).into_iter().flatten();
+        let globs = globs
             .filter(|(glob, _)| {
                 glob.as_ref()
                     .is_none_or(|glob| glob.matches_folded(segment))
@@ -163,14 +207,13 @@ impl Tree {
             .chain(globs)
             .any(|child| self.conflicts_from(child, rest, id))
     }
-}
 
-impl Node {
-    fn glob_child(&mut self, glob: Option<&Glob>, new: u32) -> u32 {
-        match self.globs.iter().find(|(there, _)| there.as_ref() == glob) {
+    fn glob_child(&mut self, at: u32, glob: Option<&Glob>, new: u32) -> u32 {
+        let globs = self.globs.entry(at).or_default();
+        match globs.iter().find(|(there, _)| there.as_ref() == glob) {
             Some((_, child)) => *child,
             None => {
-                self.globs.push((glob.cloned(), new));
+                globs.push((glob.cloned(), new));
                 new
             }
         }
