@@ -63,6 +63,8 @@ pub(super) struct Places {
 /// What few pinned offers have.
 #[derive(Debug, Default, Clone)]
 struct More {
+    /// Whether another offer of the same owner and name has the pin, too, be it without routes.
+    is_shared: bool,
     /// Further places: another offer of the same owner and name (one per host).
     places: Vec<u32>,
     /// Set for an offer with too many routes to try one by one.
@@ -143,7 +145,9 @@ impl Pins {
                     .and_then(|place| slots.get(place as usize))
                     .is_some_and(|slot| slot.entry.offer.uid.is_none() != offer.uid.is_none());
                 if !other {
-                    known.more.get_or_insert_default().places.extend(places);
+                    let more = known.more.get_or_insert_default();
+                    more.is_shared = true;
+                    more.places.extend(places);
                 }
                 total = known.iter().count();
                 false
@@ -242,7 +246,7 @@ impl Places {
 
     /// Whether the offer at this place has the pin for itself.
     fn is_alone_at(&self, first: u32) -> bool {
-        self.first == first && self.more.as_ref().is_none_or(|more| more.places.is_empty())
+        self.first == first && self.more.as_ref().is_none_or(|more| !more.is_shared)
     }
 
     /// Indexes the routes of an offer that has many.
