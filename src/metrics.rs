@@ -22,7 +22,8 @@ pub use labels::{
     FacilitatorOperation, FacilitatorResult, FailureReason, Label, LedgerOperation, OutcomeLabel,
     ReloadSource, StatusWrite, UntrustedClass,
 };
-pub use offers::{CHUNK, OfferCounters, OfferLabels, OfferPage, PerOffer};
+pub use offers::page::{CHUNK, OfferPage, PerOffer};
+pub use offers::{OfferCounters, OfferLabels};
 
 use labels::{PerLabel, Success};
 use prometheus::core::Collector;

@@ -1,7 +1,7 @@
 //! The page is what Prometheus reads, so these tests read it back with a checker of the exposition
 //! format that refuses what Prometheus (and `promtool check metrics`) refuses.
 
-use super::offers::ZERO_REASONS_UP_TO;
+use super::offers::page::ZERO_REASONS_UP_TO;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
