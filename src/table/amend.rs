@@ -118,6 +118,7 @@ impl Compiler {
         let arrived = difference.arrived.iter();
         let arrived = arrived.filter_map(|at| list.units.get(*at));
         let left = difference.left.iter();
+        let mut concerned = left.clone().chain(arrived.clone());
         // A drain that is gone, or a letter case that hides another, has to be looked for among all.
         let was_served =
             |unit: &Unit| unit.rejection.is_none() && !matches!(unit.stage, Stage::Draining(_));
@@ -126,28 +127,19 @@ impl Compiler {
             let mut patterns = patterns.chain(&unit.lineage.base);
             patterns.any(|pattern| pattern.has_uppercase())
         };
-        if !left.clone().all(|unit| was_served(unit))
-            || left
-                .clone()
-                .chain(arrived.clone())
-                .any(|unit| has_case(unit))
-        {
+        let mut gone = left.clone();
+        if !gone.all(|unit| was_served(unit)) || concerned.clone().any(|unit| has_case(unit)) {
             return false;
         }
-        let claims = || {
-            left.clone()
-                .chain(arrived.clone())
-                .flat_map(|unit| unit.claims())
-        };
         let is_wanted = |claim: &String| {
             let mut refused = kept.refused.iter().flatten();
             refused.any(|other| other.starts_with(claim) || claim.starts_with(other))
         };
-        if !kept.refused.is_empty() && claims().any(|claim| is_wanted(&claim)) {
+        if !kept.refused.is_empty() && concerned.any(|unit| unit.claims().iter().any(&is_wanted)) {
             return false;
         }
-        let pieces = left.clone().flat_map(|unit| &unit.pieces);
+        let left = left.flat_map(|unit| &unit.pieces);
         self.known
-            .can_exchange(pieces, arrived.clone().flat_map(|unit| &unit.pieces))
+            .can_exchange(left, arrived.flat_map(|unit| &unit.pieces))
     }
 }

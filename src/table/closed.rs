@@ -173,6 +173,12 @@ impl Known {
         declared: impl Iterator<Item = &'a Arc<Piece>>,
         now: Timestamp,
     ) {
+        self.see(declared);
+        self.close_unseen(now);
+    }
+
+    /// Begins a round: marks the records of the very offers that declare these.
+    fn see<'a>(&mut self, declared: impl Iterator<Item = &'a Arc<Piece>>) {
         self.round += 1;
         let round = self.round;
         for piece in declared.filter(|piece| piece.is_recorded()) {
@@ -182,7 +188,6 @@ impl Known {
                 entry.seen = round;
             }
         }
-        self.close_unseen(now);
     }
 
     /// Records what is live now, given the routes of the accepted offers: those that are gated, and

@@ -110,20 +110,26 @@ impl Trie {
 
     /// The value of a pattern.
     pub(super) fn get(&self, pattern: &Pattern, layer: Layer) -> Option<u32> {
-        let node = self.nodes.get(self.end_of(pattern)? as usize)?;
+        self.value(self.end_of(pattern)?, pattern.tail(), layer)
+    }
+
+    /// Takes the value of a pattern away.
+    pub(super) fn remove(&mut self, pattern: &Pattern, layer: Layer) -> Option<u32> {
+        let (at, tail) = (self.end_of(pattern)?, pattern.tail());
+        // Nothing is made where nothing is to be taken.
+        self.value(at, tail, layer)?;
+        self.slot(at, tail, layer)?.take().map(Value::get)
+    }
+
+    /// The value in a node.
+    fn value(&self, at: u32, tail: Tail, layer: Layer) -> Option<u32> {
+        let node = self.nodes.get(at as usize)?;
         let ends = match layer {
             Layer::Routes => &node.routes,
             Layer::Closed => &self.behind(node)?.closed,
             Layer::Walls => &self.behind(node)?.walls,
         };
-        ends.get(pattern.tail()).map(Value::get)
-    }
-
-    /// Takes the value of a pattern away.
-    pub(super) fn remove(&mut self, pattern: &Pattern, layer: Layer) -> Option<u32> {
-        self.get(pattern, layer)?;
-        let at = self.end_of(pattern)?;
-        self.slot(at, pattern.tail(), layer)?.take().map(Value::get)
+        ends.get(tail).map(Value::get)
     }
 
     /// The node in which a pattern ends.

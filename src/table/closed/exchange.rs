@@ -43,15 +43,8 @@ impl Known {
         arrived: impl Iterator<Item = &'a Arc<Piece>>,
         now: Timestamp,
     ) {
-        self.round += 1;
+        self.see(arrived);
         let round = self.round;
-        for piece in arrived.filter(|piece| piece.is_recorded()) {
-            if let Some(entry) = self.get_mut(&piece.record)
-                && entry.is_of(&piece.record)
-            {
-                entry.seen = round;
-            }
-        }
         for piece in left.filter(|piece| piece.is_recorded()) {
             if let Some(entry) = self.get_mut(&piece.record)
                 && entry.seen != round
