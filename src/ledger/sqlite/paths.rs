@@ -3,6 +3,8 @@
 use super::transitions::bad_row;
 use crate::gate::{PathRecord, Release};
 use jiff::Timestamp;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 /// Records that one INSERT of paths carries; 7 parameters each, SQLite allows 32,766.
@@ -40,15 +42,11 @@ pub(super) async fn save(
     removals: &[PathRecord],
 ) -> Result<(), sqlx::Error> {
     for record in removals {
-        sqlx::query(
+        of_record(
             "DELETE FROM paths WHERE host = ?1 AND pattern = ?2 AND namespace = ?3 AND name = ?4 \
              AND uid = ?5",
+            record,
         )
-        .bind(record.host.as_deref().unwrap_or_default())
-        .bind(&*record.pattern)
-        .bind(&*record.namespace)
-        .bind(&*record.name)
-        .bind(&*record.uid)
         .execute(&mut *connection)
         .await?;
     }
@@ -106,30 +104,22 @@ pub(super) async fn release(
     let Some(closed_at) = record.closed_at else {
         return Ok(false);
     };
-    let removed = sqlx::query(
+    let removed = of_record(
         "DELETE FROM paths WHERE host = ?1 AND pattern = ?2 AND namespace = ?3 AND name = ?4 AND \
          uid = ?5 AND closed_at = ?6",
+        record,
     )
-    .bind(record.host.as_deref().unwrap_or_default())
-    .bind(&*record.pattern)
-    .bind(&*record.namespace)
-    .bind(&*record.name)
-    .bind(&*record.uid)
     .bind(closed_at.to_string())
     .execute(&mut *connection)
     .await?;
     if removed.rows_affected() == 0 {
         return Ok(false);
     }
-    sqlx::query(
+    of_record(
         "INSERT INTO released_paths (host, pattern, namespace, name, uid, base, closed_at, \
          released_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        record,
     )
-    .bind(record.host.as_deref().unwrap_or_default())
-    .bind(&*record.pattern)
-    .bind(&*record.namespace)
-    .bind(&*record.name)
-    .bind(&*record.uid)
     .bind(&*record.base)
     .bind(closed_at.to_string())
     .bind(now_millis)
@@ -148,6 +138,16 @@ pub(super) async fn prune_releases(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// A statement whose first five parameters are the key of a path.
+fn of_record<'q>(sql: &'static str, record: &'q PathRecord) -> Query<'q, Sqlite, SqliteArguments> {
+    sqlx::query(sql)
+        .bind(record.host.as_deref().unwrap_or_default())
+        .bind(&*record.pattern)
+        .bind(&*record.namespace)
+        .bind(&*record.name)
+        .bind(&*record.uid)
 }
 
 fn record(row: PathRow) -> Result<PathRecord, sqlx::Error> {

@@ -74,12 +74,7 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Sch
         run(&mut transaction, migration.to_owned()).await?;
         run(&mut transaction, format!("PRAGMA user_version = {number}")).await?;
     }
-    let found: i64 = sqlx::query_scalar("SELECT needs_schema FROM meta")
-        .fetch_one(&mut *transaction)
-        .await?;
-    if found > UNDERSTOOD {
-        return Err(SchemaError::Newer { found });
-    }
+    is_understood(&mut transaction).await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -98,6 +93,11 @@ pub(super) async fn verify(connection: &mut SqliteConnection) -> Result<(), Sche
     if version < UNDERSTOOD {
         return Err(SchemaError::Older { found: version });
     }
+    is_understood(connection).await
+}
+
+/// Refuses what a newer program wrote for its like alone.
+async fn is_understood(connection: &mut SqliteConnection) -> Result<(), SchemaError> {
     let found: i64 = sqlx::query_scalar("SELECT needs_schema FROM meta")
         .fetch_one(connection)
         .await?;
