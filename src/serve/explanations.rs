@@ -8,7 +8,7 @@
 
 use crate::explain::{self, Question};
 use crate::http::admin::Explain;
-use crate::lifecycle::{Readiness, ReadyState};
+use crate::lifecycle::{Readiness, ReadyState, work_behind};
 use crate::table::TableReader;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ pub(super) fn answered_by(table: TableReader, readiness: Readiness) -> Explain {
         Box::pin(async move {
             let turn = turn.lock_owned().await;
             let here = Handle::current();
-            let answered = tokio::task::spawn_blocking(move || {
+            let answered = work_behind(move || {
                 let answer = here.block_on(answer(&table, &readiness, &question));
                 drop(turn);
                 answer
