@@ -6,7 +6,7 @@ use crate::offer::{Declared, Owner, PaymentOption, Phase, Problem, Route};
 use crate::pricing::{FacilitatorSettings, Unmatched};
 use alloy_primitives::Address;
 
-pub(super) const FACILITATOR: &str = "https://facilitator.example";
+pub(crate) const FACILITATOR: &str = "https://facilitator.example";
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -41,7 +41,7 @@ pub(super) fn option(amount: u128) -> PaymentOption {
     }
 }
 
-pub(super) fn route(pattern: &str, gate: Gate, amount: u128) -> Route {
+pub(crate) fn route(pattern: &str, gate: Gate, amount: u128) -> Route {
     Route {
         pattern: pattern.into(),
         gate,

@@ -3,12 +3,11 @@
 use super::*;
 use crate::facilitator::{Client, ClientConfig};
 use crate::ledger::{Clock, Store};
-use crate::money::{Amount, Asset, Network, TransferMethod};
-use crate::offer::{Declared, Offer, Owner, PaymentOption, Phase, Route};
+use crate::offer::{Offer, Owner, Phase};
 use crate::pricing::FacilitatorSettings;
 use crate::route::Target;
-use crate::table::{Gate as Gating, Resolution, Settle, TableReader};
-use alloy_primitives::Address;
+use crate::table::fixtures::{FACILITATOR, route};
+use crate::table::{Gate as Gating, Resolution, TableReader};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -16,7 +15,6 @@ use std::hash::{BuildHasher as _, RandomState};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-const FACILITATOR: &str = "https://facilitator.example";
 /// Worlds of T4.5 in `make test` and in `make soak` (`X402_SOAK=1`), and how many of them are at work at once: most of
 /// their time is waiting.
 const WORLDS: [usize; 2] = [200, 1_000];
@@ -50,37 +48,6 @@ fn slow_now() -> Timestamp {
     Timestamp::now()
 }
 
-fn route(pattern: String, price: u128) -> Declared {
-    let asset = Asset {
-        address: Address::repeat_byte(0xa5),
-        symbol: "USDC".into(),
-        decimals: 6,
-        transfer: TransferMethod::Eip3009,
-        eip712_name: "USDC".into(),
-        eip712_version: "2".into(),
-    };
-    let option = PaymentOption {
-        network: Network::from_chain_id(84_532),
-        asset: Arc::new(asset),
-        amount: Amount(price),
-        pay_to: Address::repeat_byte(0x11),
-        max_timeout_seconds: 600,
-        price: "0.001".into(),
-    };
-    Declared::from(Route {
-        pattern: pattern.into(),
-        gate: Gating::Paid,
-        settle: Settle::Before,
-        preflight_pass: false,
-        eoa_only: false,
-        options: vec![option],
-        facilitator: FACILITATOR.into(),
-        upstream_auth: None,
-        description: None,
-        problems: Vec::new(),
-    })
-}
-
 /// The offers of a list: one a path, and one whose price is the number of the list.
 fn offers(base: &str, owner: &Owner, number: usize, prices: &Prices) -> Vec<Arc<Offer>> {
     let sold = prices.iter().enumerate();
@@ -102,7 +69,7 @@ fn offers(base: &str, owner: &Owner, number: usize, prices: &Prices) -> Vec<Arc<
             owner: owner.clone(),
             base_path: None,
             hostname: None,
-            routes: vec![route(format!("{path}/*"), price)],
+            routes: vec![route(&format!("{path}/*"), Gating::Paid, price).into()],
             phase: Phase::Live,
             problems: Vec::new(),
         })

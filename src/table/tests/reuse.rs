@@ -60,6 +60,40 @@ struct Seen {
     kept: Vec<Arc<OfferCounters>>,
 }
 
+/// A writer that keeps what it made, and one that makes everything anew.
+struct Pair {
+    keeping: Seen,
+    forgetting: Seen,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            keeping: Seen::new(),
+            forgetting: Seen::new(),
+        }
+    }
+
+    /// Both make the same of an update.
+    fn agree(
+        &mut self,
+        update: impl Fn() -> Update,
+        now: Timestamp,
+        after: &str,
+    ) -> Result<(), TestCaseError> {
+        self.forgetting.writer.forget();
+        let kept = self.keeping.apply(update(), now);
+        let made = self.forgetting.apply(update(), now);
+        let differ = kept
+            .lines()
+            .zip(made.lines())
+            .find(|(kept, made)| kept != made);
+        prop_assert_eq!(differ, None, "after {}", after);
+        prop_assert_eq!(kept.lines().count(), made.lines().count());
+        Ok(())
+    }
+}
+
 impl Seen {
     fn new() -> Self {
         let (mut writer, _reader) = TableWriter::new();
@@ -412,15 +446,10 @@ proptest! {
         steps in prop::collection::vec(any::<Step>(), 1..24),
     ) {
         let mut history = History::new();
-        let (mut keeping, mut forgetting) = (Seen::new(), Seen::new());
+        let mut pair = Pair::new();
         for step in steps {
             let update = history.update(step);
-            forgetting.writer.forget();
-            let kept = keeping.apply(update(&history), history.now);
-            let made = forgetting.apply(update(&history), history.now);
-            let differ = kept.lines().zip(made.lines()).find(|(kept, made)| kept != made);
-            prop_assert_eq!(differ, None, "after {:?}", step);
-            prop_assert_eq!(kept.lines().count(), made.lines().count());
+            pair.agree(|| update(&history), history.now, &format!("{step:?}"))?;
         }
     }
 }
@@ -543,38 +572,27 @@ fn an_amended_table_is_the_one_that_would_be_made_from_nothing() {
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let outcome = runner.run(&steps, |steps| {
         let mut history = History::new();
-        let (mut keeping, mut forgetting) = (Seen::new(), Seen::new());
-        for writer in [&mut keeping, &mut forgetting] {
+        let mut pair = Pair::new();
+        for writer in [&mut pair.keeping, &mut pair.forgetting] {
             writer.apply(Update::Remembered { paths: Vec::new() }, history.now);
             writer.apply(history.document(), history.now);
         }
         for step in steps {
             passing(&mut history, step);
-            forgetting.writer.forget();
-            let kept = keeping.apply(history.cluster(), history.now);
-            let made = forgetting.apply(history.cluster(), history.now);
-            let differ = kept
-                .lines()
-                .zip(made.lines())
-                .find(|(kept, made)| kept != made);
-            prop_assert_eq!(differ, None, "after {:?}", step);
-            prop_assert_eq!(kept.lines().count(), made.lines().count());
+            pair.agree(|| history.cluster(), history.now, &format!("{step:?}"))?;
             tables.set(tables.get() + 1);
             // Now and then the operator releases a closed path (R4).
-            let known = keeping.writer.known();
+            let known = pair.keeping.writer.known();
             if step[3] % 4 == 0
                 && let Some(path) = known.get(usize::from(step[1]) % known.len().max(1))
             {
                 let released = || Update::Released {
                     paths: vec![PathRecord::clone(path)],
                 };
-                forgetting.writer.forget();
-                let kept = keeping.apply(released(), history.now);
-                let made = forgetting.apply(released(), history.now);
-                prop_assert_eq!(kept, made, "after the release of {:?}", path);
+                pair.agree(released, history.now, &format!("the release of {path:?}"))?;
             }
         }
-        amended.set(amended.get() + keeping.writer.amended());
+        amended.set(amended.get() + pair.keeping.writer.amended());
         Ok(())
     });
     outcome.unwrap();
@@ -597,12 +615,10 @@ fn who_shares_a_pin_without_having_a_route_keeps_it() {
         [6, 161, 0, 0],
     ];
     let mut history = History::new();
-    let (mut keeping, mut forgetting) = (Seen::new(), Seen::new());
+    let mut pair = Pair::new();
     for step in steps {
         let update = history.update(step);
-        forgetting.writer.forget();
-        let kept = keeping.apply(update(&history), history.now);
-        let made = forgetting.apply(update(&history), history.now);
-        assert_eq!(kept, made, "after {step:?}");
+        pair.agree(|| update(&history), history.now, &format!("{step:?}"))
+            .unwrap();
     }
 }
