@@ -22,6 +22,9 @@ use x402_verifier::eip712::{TransferAuthorization, domain_separator, transfer_di
 /// Recipient in every test's pricing file.
 pub(crate) const SELLER: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
 
+/// A facilitator for tests that do not pay: nobody listens there.
+pub(crate) const NO_FACILITATOR: &str = "http://127.0.0.1:9";
+
 /// A running verifier and its folder.
 #[derive(Debug)]
 pub(crate) struct Verifier {
@@ -271,6 +274,18 @@ impl Verifier {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+impl Verifier {
+    /// Waits until an unpaid request for a path is answered with this status and reason.
+    pub(crate) async fn becomes(&self, within: Duration, path: &str, wanted: (u16, &str)) {
+        let what = format!("{wanted:?} at {path}");
+        let is_so = || async {
+            let (status, reason) = verdict(&self.ask(path).send().await);
+            (status, reason.as_str()) == wanted
+        };
+        self.eventually(within, &what, is_so).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What nobody can send: too much, too slowly, or nonsense (M12). Raw bytes at the traffic port; the
 //! process stays up and nothing of it is ever a pass (R1).
 
+use crate::dice::Dice;
 use crate::harness::{SELLER, Verifier, Wallet, challenge_of, pricing, verdict};
 use crate::scripted::Scripted;
 use base64::Engine;
@@ -225,23 +226,6 @@ async fn huge_targets_cost_neither_time_nor_a_pass() {
     );
 }
 
-/// A small generator: the same numbers in every run, so that a failure can be seen again.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let sides = u64::try_from(sides.max(1)).expect("small");
-        usize::try_from(self.0 % sides).expect("small")
-    }
-
-    fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        of[self.throw(of.len())]
-    }
-}
-
 /// Pieces that servers disagree about.
 const SPICE: &[&[u8]] = &[
     b"\r\n",
@@ -312,24 +296,24 @@ fn nonsense(dice: &mut Dice, payment: &str) -> Vec<u8> {
         dice.one(&["GET", "OPTIONS", "HEAD", ""]),
         dice.one(&["shop.example", "", "a,b", "[::1]:80", "shop.example."]),
     );
-    match dice.throw(4) {
+    match dice.below(4) {
         0 => call.push_str(&format!("Payment-Signature: {payment}\r\n")),
         1 => call.push_str(&format!("X-Payment: {payment}\r\n")),
         _ => {}
     }
     let mut call = call.into_bytes();
     call.extend_from_slice(b"\r\n");
-    for _ in 0..dice.throw(5) {
-        let at = dice.throw(call.len());
-        match dice.throw(4) {
+    for _ in 0..dice.below(5) {
+        let at = dice.below(call.len());
+        match dice.below(4) {
             0 => drop(call.splice(at..at, dice.one(SPICE).iter().copied())),
-            1 => call[at] = u8::try_from(dice.throw(256)).expect("a byte"),
+            1 => call[at] = u8::try_from(dice.below(256)).expect("a byte"),
             2 => {
-                let end = (at + dice.throw(20)).min(call.len());
+                let end = (at + dice.below(20)).min(call.len());
                 drop(call.drain(at..end));
             }
             _ => {
-                let end = (at + dice.throw(200)).min(call.len());
+                let end = (at + dice.below(200)).min(call.len());
                 let copy = call[at..end].to_vec();
                 drop(call.splice(at..at, copy));
             }
@@ -367,8 +351,7 @@ async fn r1_two_thousand_random_requests_neither_pass_nor_hurt() {
         workers.spawn(async move {
             let mut answered = 0;
             for number in 0..REQUESTS / AT_A_TIME {
-                let mut dice =
-                    Dice((worker * REQUESTS + number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let mut dice = Dice::new(worker * REQUESTS + number + 1);
                 let call = nonsense(&mut dice, &payment);
                 let stream = TcpStream::connect(&address).await.expect("it listens");
                 let answer = answer_to(stream, &call, Duration::from_millis(60)).await;

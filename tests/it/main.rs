@@ -15,6 +15,8 @@ mod chaos;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod dice;
+#[cfg(test)]
 mod docs;
 #[cfg(test)]
 mod facilitator;

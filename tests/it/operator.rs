@@ -1,13 +1,11 @@
 //! The operator's commands from outside, against a running verifier: `closed list`, `closed release`,
 //! `routes` and `explain --live`, as `kubectl exec POD -- /x402-verifier ...` runs them.
 
-use crate::harness::{SELLER, Verifier, Wallet, pricing, verdict};
+use crate::harness::{NO_FACILITATOR, SELLER, Verifier, Wallet, pricing};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 
-/// Nobody listens: no test here pays.
-const FACILITATOR: &str = "http://127.0.0.1:9";
 /// A release is taken up within a second; five times that.
 const TAKEN_UP: Duration = Duration::from_secs(5);
 const WITHDRAWN: (u16, &str) = (410, "offer_withdrawn");
@@ -63,18 +61,9 @@ async fn closed(verifier: &Verifier) -> Vec<Value> {
     list["closed"].as_array().expect("a list").clone()
 }
 
-async fn becomes(verifier: &Verifier, path: &str, wanted: (u16, &str)) {
-    let what = format!("{wanted:?} at {path}");
-    let is_so = || async {
-        let (status, reason) = verdict(&verifier.ask(path).send().await);
-        (status, reason.as_str()) == wanted
-    };
-    verifier.eventually(TAKEN_UP, &what, is_so).await;
-}
-
 /// The routes of [`pricing`] without the paid one.
 fn without_paid(settings: &str) -> String {
-    let text = pricing(FACILITATOR);
+    let text = pricing(NO_FACILITATOR);
     let rest: Vec<&str> = text
         .lines()
         .filter(|line| !line.contains("/paid/*"))
@@ -85,7 +74,7 @@ fn without_paid(settings: &str) -> String {
 /// R4: what was paid stays closed until the operator releases it, and then it is nobody's.
 #[tokio::test]
 async fn r4_a_closed_path_is_listed_and_released_by_the_operator_alone() {
-    let mut verifier = Verifier::start(&pricing(FACILITATOR)).await;
+    let mut verifier = Verifier::start(&pricing(NO_FACILITATOR)).await;
     assert_eq!(
         succeeds(&verifier, &["closed", "list"]).await,
         "no path is closed\n"
@@ -95,10 +84,12 @@ async fn r4_a_closed_path_is_listed_and_released_by_the_operator_alone() {
         live.contains("the offer shop/report is there and has it"),
         "R3: {live}"
     );
-    becomes(&verifier, "/paid/x", (402, "payment_required")).await;
+    verifier
+        .becomes(TAKEN_UP, "/paid/x", (402, "payment_required"))
+        .await;
 
     verifier.write_pricing(&without_paid("unmatched: allow\n"));
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
     let rows = closed(&verifier).await;
     assert_eq!(rows.len(), 1, "{rows:?}");
     let row = &rows[0];
@@ -123,11 +114,11 @@ async fn r4_a_closed_path_is_listed_and_released_by_the_operator_alone() {
         let said = fails(&verifier, &["closed", "release", path]).await;
         assert!(said.contains(why), "{path}: {said}");
     }
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
 
     // A crash in between: the ledger remembers what is closed.
     verifier.crash_and_restart().await;
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
 
     let said = succeeds(&verifier, &["closed", "release", "/paid/*"]).await;
     assert!(
@@ -144,20 +135,22 @@ async fn r4_a_closed_path_is_listed_and_released_by_the_operator_alone() {
     verifier.crash_and_restart().await;
     assert_eq!(verifier.ask("/paid/x").send().await.status, 200);
     // Sold and left once more, it is closed once more: the release was of that closing.
-    verifier.write_pricing(&pricing(FACILITATOR));
-    becomes(&verifier, "/paid/x", (402, "payment_required")).await;
+    verifier.write_pricing(&pricing(NO_FACILITATOR));
+    verifier
+        .becomes(TAKEN_UP, "/paid/x", (402, "payment_required"))
+        .await;
     verifier.write_pricing(&without_paid("unmatched: allow\n"));
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
     verifier.crash_and_restart().await;
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
 }
 
 /// Nobody runs while it is released, and it says so; the ledger is named by flag.
 #[tokio::test]
 async fn a_path_is_released_while_no_verifier_runs() {
-    let mut verifier = Verifier::start(&pricing(FACILITATOR)).await;
+    let mut verifier = Verifier::start(&pricing(NO_FACILITATOR)).await;
     verifier.write_pricing(&without_paid(""));
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
     verifier.signal("TERM");
     assert_eq!(
         verifier.exit_code(Duration::from_secs(20)).await,
@@ -173,13 +166,15 @@ async fn a_path_is_released_while_no_verifier_runs() {
     assert!(said.contains("when it starts"), "{said}");
     verifier.launch();
     verifier.wait_ready().await;
-    becomes(&verifier, "/paid/x", (403, "no_route")).await;
+    verifier
+        .becomes(TAKEN_UP, "/paid/x", (403, "no_route"))
+        .await;
     assert!(closed(&verifier).await.is_empty());
 }
 
 #[tokio::test]
 async fn what_cannot_be_released_is_told_with_what_to_do() {
-    let verifier = Verifier::start(&pricing(FACILITATOR)).await;
+    let verifier = Verifier::start(&pricing(NO_FACILITATOR)).await;
     let memory = ["closed", "release", "/paid/*", "--ledger", "memory"];
     let memory = fails(&verifier, &memory).await;
     assert!(memory.contains("kept in memory"), "{memory}");
@@ -209,7 +204,7 @@ async fn what_cannot_be_released_is_told_with_what_to_do() {
 /// The same steps as offline, of the table that requests see, and what only that knows.
 #[tokio::test]
 async fn explain_live_answers_from_the_running_table() {
-    let verifier = Verifier::start(&pricing(FACILITATOR)).await;
+    let verifier = Verifier::start(&pricing(NO_FACILITATOR)).await;
     let live = |args: &'static [&'static str]| {
         let verifier = &verifier;
         async move { succeeds(verifier, &[&["explain", "--live"], args].concat()).await }
@@ -240,7 +235,7 @@ async fn explain_live_answers_from_the_running_table() {
 
     // What came after the start, and what is closed.
     verifier.write_pricing(&without_paid(""));
-    becomes(&verifier, "/paid/x", WITHDRAWN).await;
+    verifier.becomes(TAKEN_UP, "/paid/x", WITHDRAWN).await;
     let said = live(&["GET", "/paid/x"]).await;
     assert!(said.contains("\nroute       no live route\n"), "{said}");
     assert!(
@@ -259,7 +254,7 @@ fn owned((head, rest): (&str, &str)) -> (String, String) {
 async fn r13_explain_live_tells_no_secret() {
     let text = format!(
         "{}- {{pattern: \"/up/*\", price: \"0.001\", upstreamAuth: \"Bearer tell-nobody\"}}\n",
-        pricing(FACILITATOR)
+        pricing(NO_FACILITATOR)
     );
     let verifier = Verifier::start(&text).await;
     let wallet = Wallet::new(1);
@@ -295,7 +290,7 @@ async fn r13_explain_live_tells_no_secret() {
 
 #[tokio::test]
 async fn explain_live_refuses_what_is_no_question() {
-    let verifier = Verifier::start(&pricing(FACILITATOR)).await;
+    let verifier = Verifier::start(&pricing(NO_FACILITATOR)).await;
     for (args, why) in [
         (&["--header", "nonsense", "GET", "/x"][..], "Name: value"),
         (
@@ -339,7 +334,7 @@ async fn r2_explain_live_says_that_the_process_is_not_ready() {
 async fn routes_are_shown_for_people_and_for_machines() {
     let text = format!(
         "{}- {{pattern: \"/broken/*\", price: \"0,1\"}}\n",
-        pricing(FACILITATOR)
+        pricing(NO_FACILITATOR)
     );
     let verifier = Verifier::start(&text).await;
     let said = succeeds(&verifier, &["routes"]).await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Verifier, pricing, verdict},
+    harness::{NO_FACILITATOR, Verifier, pricing, verdict},
     parts::control_plane::{Cluster, ControlPlane, offer},
 };
 
@@ -22,11 +22,9 @@ const SOON: Duration = Duration::from_millis(500);
 const SECRET_SOON: Duration = Duration::from_secs(5);
 /// Longest pause of somebody who is not ready yet, and more.
 const RETRIED: Duration = Duration::from_secs(30);
-/// Nobody listens: no test here pays.
-const FACILITATOR: &str = "http://127.0.0.1:9";
 
-/// What the documented `ClusterRole` grants.
-fn rules() -> Value {
+/// What the documented `ClusterRole` grants to read.
+pub(super) fn rules() -> Value {
     json!([
         {"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x402-upstream"], "verbs": ["list", "watch"]},
@@ -49,23 +47,12 @@ fn flag(control: &ControlPlane, token: &str) -> String {
 async fn verifier_of(kubeconfig: &str, namespace: &str) -> Verifier {
     let namespaces = format!("--watch-namespaces={namespace}");
     let args = ["--route-source=kube", kubeconfig, &namespaces];
-    Verifier::start_with(&pricing(FACILITATOR), &args).await
+    Verifier::start_with(&pricing(NO_FACILITATOR), &args).await
 }
 
 /// Status and reason of an unpaid request.
 async fn answer(verifier: &Verifier, path: &str) -> (u16, String) {
     verdict(&verifier.ask(path).send().await)
-}
-
-/// Waits until an unpaid request is answered so.
-async fn becomes(verifier: &Verifier, within: Duration, path: &str, wanted: (u16, &str)) {
-    let what = format!("{wanted:?} at {path}");
-    verifier
-        .eventually(within, &what, || async {
-            let (status, reason) = answer(verifier, path).await;
-            (status, reason.as_str()) == wanted
-        })
-        .await;
 }
 
 /// Waits until an unpaid request is asked for this much.
@@ -132,7 +119,7 @@ async fn an_offer_is_gated_from_its_creation_and_closed_by_its_end() {
 
     let made = offer("inf-life", "shop", "0.001");
     cluster.create_offer(&made).await.unwrap();
-    becomes(&verifier, SOON, "/services/shop/x", PAY).await;
+    verifier.becomes(SOON, "/services/shop/x", PAY).await;
     costs(&verifier, SOON, "/services/shop/x", "1000").await;
 
     cluster
@@ -148,7 +135,7 @@ async fn an_offer_is_gated_from_its_creation_and_closed_by_its_end() {
     assert_eq!(verbose(&verifier).await["table"]["generation"], before);
 
     cluster.delete_offer("inf-life", "shop").await;
-    becomes(&verifier, SOON, "/services/shop/x", WITHDRAWN).await;
+    verifier.becomes(SOON, "/services/shop/x", WITHDRAWN).await;
 
     let anew = offer("inf-life", "shop", "0.5");
     cluster.create_offer(&anew).await.unwrap();
@@ -158,7 +145,7 @@ async fn an_offer_is_gated_from_its_creation_and_closed_by_its_end() {
     let held = json!({"metadata": {"finalizers": ["tests/hold"]}});
     cluster.patch_offer("inf-life", "shop", &held).await;
     cluster.delete_offer("inf-life", "shop").await;
-    becomes(&verifier, SOON, "/services/shop/x", WITHDRAWN).await;
+    verifier.becomes(SOON, "/services/shop/x", WITHDRAWN).await;
     let released = json!({"metadata": {"finalizers": null}});
     cluster.patch_offer("inf-life", "shop", &released).await;
     tokio::time::sleep(SOON).await;
@@ -181,11 +168,11 @@ async fn a_broken_offer_harms_only_itself() {
         .create_offer(&offer("inf-broken", "sound", "0.001"))
         .await
         .unwrap();
-    becomes(&verifier, SOON, "/services/sound/x", PAY).await;
-    becomes(&verifier, SOON, "/services/broken/x", BROKEN).await;
+    verifier.becomes(SOON, "/services/sound/x", PAY).await;
+    verifier.becomes(SOON, "/services/broken/x", BROKEN).await;
     let repair = json!({"spec": {"payment": {"network": "base-sepolia"}}});
     cluster.patch_offer("inf-broken", "broken", &repair).await;
-    becomes(&verifier, SOON, "/services/broken/x", PAY).await;
+    verifier.becomes(SOON, "/services/broken/x", PAY).await;
 }
 
 /// O2.
@@ -198,7 +185,7 @@ async fn o2_the_file_beats_the_cluster() {
         .unwrap();
     costs(&verifier, SOON, "/services/both/x", "1000").await;
     let own = "- {pattern: \"/services/both/*\", price: \"0.25\"}\n";
-    verifier.write_pricing(&format!("{}{own}", pricing(FACILITATOR)));
+    verifier.write_pricing(&format!("{}{own}", pricing(NO_FACILITATOR)));
     costs(&verifier, SOON * 10, "/services/both/x", "250000").await;
     let routes = verifier.admin("/routes?namespace=inf-file").await.json();
     assert_eq!(routes["routes"][0]["reason"], "PathConflict", "{routes}");
@@ -220,8 +207,8 @@ async fn a_secret_is_live_when_it_appears_and_when_it_goes() {
         .create_offer(&offer("inf-secret", "without", "0.001"))
         .await
         .unwrap();
-    becomes(&verifier, SOON, "/services/without/x", PAY).await;
-    becomes(&verifier, SOON, "/services/with/x", BROKEN).await;
+    verifier.becomes(SOON, "/services/without/x", PAY).await;
+    verifier.becomes(SOON, "/services/with/x", BROKEN).await;
 
     let labels = [("x402.obol.org/upstream-auth", "true")];
     let data = [("authorization", "Bearer hunter2")];
@@ -237,18 +224,22 @@ async fn a_secret_is_live_when_it_appears_and_when_it_goes() {
     cluster
         .secret("inf-secret", "x402-upstream", &labels, &data)
         .await;
-    becomes(&verifier, SECRET_SOON, "/services/with/x", PAY).await;
+    verifier.becomes(SECRET_SOON, "/services/with/x", PAY).await;
     let other = [("authorization", "two\nlines")];
     cluster
         .secret("inf-secret", "x402-upstream", &labels, &other)
         .await;
-    becomes(&verifier, SECRET_SOON, "/services/with/x", BROKEN).await;
+    verifier
+        .becomes(SECRET_SOON, "/services/with/x", BROKEN)
+        .await;
     cluster
         .secret("inf-secret", "x402-upstream", &labels, &data)
         .await;
-    becomes(&verifier, SECRET_SOON, "/services/with/x", PAY).await;
+    verifier.becomes(SECRET_SOON, "/services/with/x", PAY).await;
     cluster.delete_secret("inf-secret", "x402-upstream").await;
-    becomes(&verifier, SECRET_SOON, "/services/with/x", BROKEN).await;
+    verifier
+        .becomes(SECRET_SOON, "/services/with/x", BROKEN)
+        .await;
     assert_eq!(answer(&verifier, "/services/without/x").await.0, 402);
     // R13, with the log at debug.
     assert!(!verifier.log().contains("hunter2"));
@@ -277,13 +268,13 @@ async fn o6_a_secret_of_the_predecessor_is_read_where_the_operator_says_so() {
         "--foreign-upstreams=inf-old=inf-llm",
         "--predecessor-secrets=inf-llm/litellm-secrets",
     ];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
-    becomes(&verifier, SOON, "/services/chat/x", BROKEN).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
+    verifier.becomes(SOON, "/services/chat/x", BROKEN).await;
     let data = [("LITELLM_MASTER_KEY", "sk-hunter2")];
     cluster
         .secret("inf-llm", "litellm-secrets", &[], &data)
         .await;
-    becomes(&verifier, SECRET_SOON, "/services/chat/x", PAY).await;
+    verifier.becomes(SECRET_SOON, "/services/chat/x", PAY).await;
     assert!(!verifier.log().contains("sk-hunter2"));
 }
 
@@ -323,15 +314,15 @@ async fn of_a_cluster_only_the_named_namespaces_and_labels_are_read() {
         "--offer-selector=gate=canary",
         "--status=false",
     ];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
-    becomes(&verifier, SOON, "/services/one/x", PAY).await;
-    becomes(&verifier, SOON, "/services/two/x", PAY).await;
-    becomes(&verifier, SOON, "/services/not/x", NO_ROUTE).await;
-    becomes(&verifier, SOON, "/services/plain/x", NO_ROUTE).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
+    verifier.becomes(SOON, "/services/one/x", PAY).await;
+    verifier.becomes(SOON, "/services/two/x", PAY).await;
+    verifier.becomes(SOON, "/services/not/x", NO_ROUTE).await;
+    verifier.becomes(SOON, "/services/plain/x", NO_ROUTE).await;
 
     let unlabelled = json!({"metadata": {"labels": {"gate": null}}});
     cluster.patch_offer("inf-one", "one", &unlabelled).await;
-    becomes(&verifier, SOON, "/services/one/x", WITHDRAWN).await;
+    verifier.becomes(SOON, "/services/one/x", WITHDRAWN).await;
 
     // It asks for nothing but what the Roles grant.
     let user = "system:serviceaccount:inf-one:gate";
@@ -359,7 +350,7 @@ async fn what_is_missing_at_the_start_is_named_and_needs_no_restart() {
     let token = cluster.service_account("default", "gate").await;
     let kubeconfig = flag(&control, &token);
     let args = ["--route-source=kube", &kubeconfig];
-    let mut verifier = Verifier::prepare(&pricing(FACILITATOR), &args);
+    let mut verifier = Verifier::prepare(&pricing(NO_FACILITATOR), &args);
     verifier.launch();
     let says = async |verifier: &Verifier, text: &str| {
         verifier

@@ -8,7 +8,6 @@
 //!
 //! `X402_MODEL_SEED` brings a run back, as far as operations go: how they meet the process is the machine's dice.
 
-mod dice;
 mod requests;
 mod world;
 
@@ -20,12 +19,12 @@ use std::{
 use serde_json::{Value, json};
 
 use self::{
-    dice::Dice,
     requests::{History, Requests},
     world::{FILE_ROUTES, File, Life, OFFERS, SIDES, Shops, payee, price},
 };
 use crate::{
-    harness::{Verifier, pricing},
+    dice::Dice,
+    harness::{NO_FACILITATOR, Verifier, pricing},
     parts::{
         control_plane::{
             ADMIN_TOKEN, ApiFaults, Ask, Cluster, ControlPlane, Fault, Options, Verb, offer,
@@ -37,8 +36,6 @@ use crate::{
 
 /// Where the offers are.
 const NAMESPACE: &str = "default";
-/// Nobody pays here.
-const FACILITATOR: &str = "http://127.0.0.1:9";
 /// A change is live within 100 ms, and how soon exactly is for other tests: this one loads the machine on purpose, and
 /// only wants to know that it comes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -64,6 +61,14 @@ enum Trouble {
     Restart,
 }
 
+/// The seed of `X402_MODEL_SEED`, else one of the clock's.
+fn seed() -> u64 {
+    match std::env::var("X402_MODEL_SEED") {
+        Ok(text) => text.parse().expect("X402_MODEL_SEED is a number"),
+        Err(_unset) => jiff::Timestamp::now().as_microsecond().unsigned_abs() % 1_000_000,
+    }
+}
+
 /// Everything that runs.
 struct Scene {
     dice: Dice,
@@ -85,7 +90,7 @@ struct Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_to_r6_after_any_operations_the_table_equals_the_model_and_every_answer_had_its_moment()
 {
-    let seed = dice::seed();
+    let seed = seed();
     println!("X402_MODEL_SEED={seed}");
     let wanted = count(80, 1_000);
     let mut scene = Scene::start(seed).await;
@@ -129,7 +134,7 @@ impl Scene {
         let kubeconfig = control.kubeconfig(proxy.address(), ADMIN_TOKEN);
         let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
         let args = ["--route-source=kube", &kubeconfig, "--status=false"];
-        let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+        let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
         let (shops, file) = (Shops::default(), File::default());
         let history = History::new(shops.clone(), file.clone());
         let requests = Requests::start(&verifier, NAMESPACE, history, seed, REQUESTERS);
@@ -444,7 +449,7 @@ impl Scene {
     }
 
     fn write_file(&self) {
-        let text = format!("{}{}", pricing(FACILITATOR), self.file.lines());
+        let text = format!("{}{}", pricing(NO_FACILITATOR), self.file.lines());
         self.verifier.write_pricing(&text);
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::rbac::{Documented, VISIBLE, becomes};
 use crate::{
-    harness::{Verifier, pricing},
+    harness::{NO_FACILITATOR, Verifier, pricing},
     parts::control_plane::{ApiFaults, Ask, Cluster, Fault, Verb, authority, offer},
 };
 
@@ -104,7 +104,7 @@ async fn a_pods_service_account_is_used_and_its_token_may_be_replaced_at_any_tim
     let folder = tempfile::tempdir().unwrap();
     mount(folder.path(), "..first", &token(&cluster, "first").await);
 
-    let mut verifier = Verifier::prepare(&pricing("http://127.0.0.1:9"), &["--route-source=kube"]);
+    let mut verifier = Verifier::prepare(&pricing(NO_FACILITATOR), &["--route-source=kube"]);
     let mut launcher = unshare();
     let path = folder.path().to_str().unwrap().to_owned();
     launcher.extend(["sh", "-c", MOUNT, &path]);

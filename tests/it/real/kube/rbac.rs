@@ -17,14 +17,12 @@ use serde_json::{Value, json};
 
 use crate::{
     docs::blocks,
-    harness::{Verifier, pricing, verdict},
+    harness::{NO_FACILITATOR, Verifier, pricing, verdict},
     parts::control_plane::{AuditEntry, Cluster, ControlPlane, offer},
 };
 
 /// Five times the 2 s within which a status is visible; requests are faster.
 pub(super) const VISIBLE: Duration = Duration::from_secs(10);
-/// Nobody listens.
-const NO_FACILITATOR: &str = "http://127.0.0.1:9";
 const PAGE: &str = "docs/operating.md";
 
 /// A control plane with the field's CRD, and what was granted in it.

@@ -20,14 +20,20 @@ const HEIR: &str = "0x976EA74026E726554dB657fA54763abd0C3a0aa9";
 /// Lines of `/metrics` that an offer has from its start: seven counters, four reasons, units, information.
 const SERIES: usize = 12;
 
-/// An offer at the same path, for another price and another payee each time.
-fn heir(namespace: &str, name: &str, number: usize) -> Value {
-    let mut heir = offer(namespace, name, &format!("0.{:03}", number % 900 + 1));
+/// Thousandths and payee of each heir: another price and another payee each time.
+fn sold(number: usize) -> (usize, &'static str) {
     let payee = if number.is_multiple_of(2) {
         SELLER
     } else {
         HEIR
     };
+    (number % 900 + 1, payee)
+}
+
+/// An offer at the same path.
+fn heir(namespace: &str, name: &str, number: usize) -> Value {
+    let (thousandths, payee) = sold(number);
+    let mut heir = offer(namespace, name, &format!("0.{thousandths:03}"));
     heir["spec"]["payment"]["payTo"] = json!(payee);
     heir
 }
@@ -45,12 +51,7 @@ fn terms(requirement: &Value) -> (String, String) {
 
 /// What an heir asks for.
 fn asked(number: usize) -> (String, String) {
-    let payee = if number.is_multiple_of(2) {
-        SELLER
-    } else {
-        HEIR
-    };
-    let thousandths = number % 900 + 1;
+    let (thousandths, payee) = sold(number);
     ((thousandths * 1_000).to_string(), payee.to_lowercase())
 }
 

@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::{informer, status};
 use crate::{
     harness::{Ask, Verifier, challenge_of, pricing},
     parts::{
@@ -51,7 +52,13 @@ impl Seller {
         let cluster = control.cluster();
         cluster.install_field_crd().await;
         let token = cluster.service_account(namespace, "gate").await;
-        cluster.allow(namespace, "gate", &rules()).await;
+        // Who reads and writes may what either may.
+        let rules = [informer::rules(), status::gate::rules()];
+        let rules = rules
+            .iter()
+            .flat_map(|rules| rules.as_array().expect("rules"));
+        let rules = rules.cloned().collect();
+        cluster.allow(namespace, "gate", &rules).await;
         let kubeconfig = control.kubeconfig(server, &token);
         let flags = [
             format!("--kubeconfig={}", kubeconfig.display()),
@@ -144,14 +151,4 @@ impl Seller {
 pub(super) async fn send(pool: &Pool, ask: &Ask) -> Answer {
     let answer = pool.send(ask.request()).await;
     answer.expect("the verifier answers")
-}
-
-fn rules() -> Value {
-    json!([
-        {"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["obol.org"], "resources": ["serviceoffers/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x402-upstream"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-    ])
 }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
+    dice::Dice,
     harness::{Ask, Verifier, Wallet, challenge_of, pricing},
     parts::{
         Traefik,
@@ -67,28 +68,17 @@ struct Plan {
     remembers: bool,
 }
 
-/// Numbers that look random; `splitmix64`.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-
+impl Plan {
     /// Every combination in turn, at random times.
-    fn plan(&mut self, number: usize) -> Plan {
-        let mut wait = |most| Duration::from_millis(self.below(most));
+    fn draw(dice: &mut Dice, number: usize) -> Self {
+        let mut wait = |most| Duration::from_millis(dice.below(most) as u64);
         let (well_after, file_after) = (wait(500), wait(300));
         let api = [Api::Well, Api::Refuses, Api::Silent, Api::Slow];
-        Plan {
+        Self {
             api: api[number % api.len()],
             file_after: number.is_multiple_of(3).then_some(file_after),
             well_after,
-            remembers: self.below(2) == 0,
+            remembers: dice.below(2) == 0,
         }
     }
 }
@@ -468,11 +458,11 @@ impl Stage {
 async fn r1_r2_no_start_lets_anything_pass_and_readiness_changes_once() {
     let seed = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
     println!("seed {seed}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut stage = Stage::set().await;
     let starts = count(20, 100);
     for number in 0..starts {
-        let plan = dice.plan(number);
+        let plan = Plan::draw(&mut dice, number);
         println!("start {number}: {plan:?}");
         stage.start(&plan).await;
     }

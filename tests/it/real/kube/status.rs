@@ -4,7 +4,7 @@
 //! place of the informer, so that a test decides what it knows when. What it asks for is counted in the API server's
 //! audit log: a write that changes nothing leaves no other trace.
 
-mod gate;
+pub(super) mod gate;
 mod races;
 mod replicas;
 mod story;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::gate::{Gate, SETTLED, Scene};
-use crate::parts::{control_plane::offer, require};
+use crate::parts::control_plane::offer;
 
 /// The CRD with what we add to it; only the field that matters here.
 async fn with_observed_generation(scene: &Scene) {
@@ -159,18 +159,7 @@ async fn what_a_seller_has_to_repair_is_an_event_once_and_kubectl_describes_all_
     );
     next.stop().await;
 
-    let kubectl = std::process::Command::new(require("kube").join("kubectl"))
-        .env("KUBECONFIG", scene.admin_kubeconfig())
-        .args([
-            "describe",
-            "serviceoffer",
-            "b",
-            "--namespace",
-            &scene.namespace,
-        ])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&kubectl.stdout).into_owned();
+    let text = scene.describe("b");
     println!("{text}");
     for part in [
         "PaymentGateEnforced",

@@ -26,16 +26,16 @@ async fn a_drain_begins_and_ends_by_the_clock() {
     made["spec"]["drainAt"] = json!(begins.to_string());
     made["spec"]["drainGracePeriod"] = json!("4s");
     let made = cluster.create_offer(&made).await.unwrap();
-    becomes(&verifier, SOON, "/services/going/x", PAY).await;
+    verifier.becomes(SOON, "/services/going/x", PAY).await;
     assert_eq!(row(&verifier, "going").await["state"], "live");
 
-    becomes(&verifier, LATE, "/services/going/x", DRAINING).await;
+    verifier.becomes(LATE, "/services/going/x", DRAINING).await;
     assert!(Timestamp::now() >= begins, "not before its time");
     let draining = row(&verifier, "going").await;
     assert_eq!(draining["state"], "draining");
     assert_eq!(draining["drainsUntil"], ends.to_string());
 
-    becomes(&verifier, LATE, "/services/going/x", WITHDRAWN).await;
+    verifier.becomes(LATE, "/services/going/x", WITHDRAWN).await;
     assert!(Timestamp::now() >= ends, "not before its time");
     let shown = || async { row(&verifier, "going").await["state"] == "closed" };
     verifier.eventually(LATE, "the row to close", shown).await;
@@ -51,9 +51,9 @@ async fn a_drain_begins_and_ends_by_the_clock() {
     // It is sold again by taking the drain back, and closed again by a pause, which needs no time.
     let back = json!({"spec": {"drainAt": null}});
     cluster.patch_offer("inf-drain", "going", &back).await;
-    becomes(&verifier, LATE, "/services/going/x", PAY).await;
+    verifier.becomes(LATE, "/services/going/x", PAY).await;
     let pause = json!({"metadata": {"annotations": {"obol.org/paused": "true"}}});
     cluster.patch_offer("inf-drain", "going", &pause).await;
-    becomes(&verifier, LATE, "/services/going/x", WITHDRAWN).await;
+    verifier.becomes(LATE, "/services/going/x", WITHDRAWN).await;
     assert_eq!(row(&verifier, "going").await["reason"], "paused");
 }

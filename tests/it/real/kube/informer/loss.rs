@@ -30,8 +30,8 @@ async fn scene(flags: &[&str]) -> (ControlPlane, Cluster, ApiFaults, Verifier) {
     let file = control.kubeconfig(faults.address(), &token);
     let kubeconfig = format!("--kubeconfig={}", file.display());
     let args = ["--route-source=kube", &kubeconfig];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
-    becomes(&verifier, SOON, "/services/a/x", PAY).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
+    verifier.becomes(SOON, "/services/a/x", PAY).await;
     (control, cluster, faults, verifier)
 }
 
@@ -92,7 +92,9 @@ async fn no_refusal_is_an_empty_list() {
             .unwrap();
         still_ready_and_gated(&verifier).await;
         faults.clear();
-        becomes(&verifier, RECOVERY, &format!("/services/{name}/x"), PAY).await;
+        verifier
+            .becomes(RECOVERY, &format!("/services/{name}/x"), PAY)
+            .await;
         source_is(&verifier, RECOVERY, "ok", "").await;
         still_ready_and_gated(&verifier).await;
     }
@@ -134,8 +136,8 @@ async fn an_api_server_that_restarts_with_another_token_is_followed_on() {
     let file = control.kubeconfig_with_token_file(control.address(), &token);
     let kubeconfig = format!("--kubeconfig={}", file.display());
     let args = ["--route-source=kube", &kubeconfig];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
-    becomes(&verifier, SOON, "/services/a/x", PAY).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
+    verifier.becomes(SOON, "/services/a/x", PAY).await;
     let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
 
     control.kill_api();
@@ -159,7 +161,7 @@ async fn an_api_server_that_restarts_with_another_token_is_followed_on() {
         .create_offer(&offer("default", "b", "0.001"))
         .await
         .unwrap();
-    becomes(&verifier, SOON, "/services/b/x", PAY).await;
+    verifier.becomes(SOON, "/services/b/x", PAY).await;
     equals_cluster(&verifier, &cluster, SOON).await;
     steady.held().await;
 }
@@ -184,7 +186,7 @@ async fn a_silent_api_server_is_noticed_within_a_minute() {
         .create_offer(&offer("default", "b", "0.001"))
         .await
         .unwrap();
-    becomes(&verifier, SOON, "/services/b/x", PAY).await;
+    verifier.becomes(SOON, "/services/b/x", PAY).await;
     equals_cluster(&verifier, &cluster, SOON).await;
     steady.held().await;
 }
@@ -197,7 +199,9 @@ async fn after_a_compaction_everything_is_listed_again_and_applied_at_once() {
         .create_offers((0..600).map(|n| offer("default", &format!("o{n}"), "0.001")))
         .await;
     for n in [0, 599] {
-        becomes(&verifier, SOON * 4, &format!("/services/o{n}/x"), PAY).await;
+        verifier
+            .becomes(SOON * 4, &format!("/services/o{n}/x"), PAY)
+            .await;
     }
     let both_sides = [
         "/services/a",
@@ -233,7 +237,7 @@ async fn after_a_compaction_everything_is_listed_again_and_applied_at_once() {
     }
     assert_eq!(answer(&verifier, "/services/new/x").await.0, 403);
     faults.remove(held);
-    becomes(&verifier, RECOVERY, "/services/new/x", PAY).await;
+    verifier.becomes(RECOVERY, "/services/new/x", PAY).await;
     for (n, status) in [(0, 410), (1, 402), (300, 402), (598, 402), (599, 410)] {
         assert_eq!(
             answer(&verifier, &format!("/services/o{n}/x")).await.0,
@@ -291,7 +295,9 @@ async fn r6_an_api_server_that_stops_in_mid_list_is_waited_for() {
     assert_eq!(answer(&verifier, "/services/o0/x").await.0, 402);
     costs(&verifier, SOON, "/services/o2/x", "1000").await;
     control.thaw_api();
-    becomes(&verifier, RECOVERY, "/services/o0/x", WITHDRAWN).await;
+    verifier
+        .becomes(RECOVERY, "/services/o0/x", WITHDRAWN)
+        .await;
     costs(&verifier, SOON, "/services/o2/x", "2000").await;
     source_is(&verifier, RECOVERY, "ok", "").await;
     equals_cluster(&verifier, &cluster, SOON).await;
@@ -334,7 +340,9 @@ async fn a_crd_that_is_deleted_closes_what_was_sold() {
     )
     .await
     .unwrap();
-    becomes(&verifier, SOON * 20, "/services/a/x", WITHDRAWN).await;
+    verifier
+        .becomes(SOON * 20, "/services/a/x", WITHDRAWN)
+        .await;
     source_is(
         &verifier,
         RECOVERY,
@@ -362,7 +370,7 @@ async fn connections_that_break_at_any_byte_lose_and_repeat_nothing() {
     let file = control.kubeconfig(proxy.address(), &token);
     let kubeconfig = format!("--kubeconfig={}", file.display());
     let args = ["--route-source=kube", &kubeconfig];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
     let steady = Steady::at(&verifier, &["/services/a", "/paid"]);
     for round in 0..30_u64 {
         proxy.cut_after(Direction::Down, 37 * round % 1_500);
@@ -419,7 +427,7 @@ async fn rights_that_are_taken_away_and_given_back_need_no_restart() {
         .unwrap();
     still_ready_and_gated(&verifier).await;
     cluster.allow("default", "gate", &rules()).await;
-    becomes(&verifier, RECOVERY, "/services/b/x", PAY).await;
+    verifier.becomes(RECOVERY, "/services/b/x", PAY).await;
     source_is(&verifier, RECOVERY, "ok", "").await;
     equals_cluster(&verifier, &cluster, SOON).await;
     steady.held().await;
@@ -443,7 +451,7 @@ async fn a_page_that_fails_is_asked_for_again_and_no_other() {
     let file = control.kubeconfig(faults.address(), &token);
     let kubeconfig = format!("--kubeconfig={}", file.display());
     let args = ["--route-source=kube", &kubeconfig];
-    let verifier = Verifier::start_with(&pricing(FACILITATOR), &args).await;
+    let verifier = Verifier::start_with(&pricing(NO_FACILITATOR), &args).await;
     for n in [0, 499, 500, 999, 1_000, 1_099] {
         assert_eq!(
             answer(&verifier, &format!("/services/o{n}/x")).await.0,

@@ -14,13 +14,13 @@ use std::{
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{
-    dice::Dice,
-    world::{
-        Answer, FILE_ROUTES, File, OFFERS, SIDES, Shops, Site, World, answer_of, base, rows_of,
-    },
+use super::world::{
+    Answer, FILE_ROUTES, File, OFFERS, SIDES, Shops, Site, World, answer_of, base, rows_of,
 };
-use crate::harness::{Ask, Verifier};
+use crate::{
+    dice::Dice,
+    harness::{Ask, Verifier},
+};
 
 /// Between two requests of one requester: all of them use a port of this machine for a minute.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +23,10 @@ use x402_verifier::{
 
 use crate::{
     harness,
-    parts::control_plane::{ADMIN_TOKEN, Audit, AuditEntry, Cluster, ControlPlane, Options, offer},
+    parts::{
+        control_plane::{ADMIN_TOKEN, Audit, AuditEntry, Cluster, ControlPlane, Options, offer},
+        require,
+    },
 };
 
 /// Longer than any pace of the writer.
@@ -52,7 +56,7 @@ pub(super) struct Gate {
 }
 
 /// What the documentation lets the writer do.
-pub(super) fn rules() -> Value {
+pub(in crate::real::kube) fn rules() -> Value {
     json!([
         {"apiGroups": ["obol.org"], "resources": ["serviceoffers"], "verbs": ["get"]},
         {"apiGroups": ["obol.org"], "resources": ["serviceoffers/status"], "verbs": ["patch"]},
@@ -70,6 +74,17 @@ pub(super) fn rules_without(resource: &str) -> Value {
 }
 
 impl Scene {
+    /// What `kubectl describe` tells the seller of an offer.
+    pub(super) fn describe(&self, name: &str) -> String {
+        let output = Command::new(require("kube").join("kubectl"))
+            .env("KUBECONFIG", self.admin_kubeconfig())
+            .args(["describe", "serviceoffer", name, "--namespace"])
+            .arg(&self.namespace)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// In the shared control plane.
     pub(super) async fn new(namespace: &str) -> Self {
         Self::within(ControlPlane::shared().await, namespace).await
@@ -183,7 +198,7 @@ impl Gate {
         client: kube::Client,
         lines: &str,
     ) -> Self {
-        let text = format!("{}{lines}", harness::pricing("http://127.0.0.1:9"));
+        let text = format!("{}{lines}", harness::pricing(harness::NO_FACILITATOR));
         let document = pricing::parse(&text, "pricing.yaml", Path::new(".")).unwrap();
         let (mut writer, table) = TableWriter::new();
         writer.expect_source("kube");

@@ -2,7 +2,6 @@
 //! seller, less the name of a foreign owner (O7).
 
 use jiff::{SignedDuration, Timestamp};
-use std::process::Command;
 
 use super::whole::{allow_all, says, verifier};
 use super::*;
@@ -12,16 +11,6 @@ use crate::operator;
 fn with(mut offer: Value, key: &str, value: Value) -> Value {
     offer["spec"][key] = value;
     offer
-}
-
-fn describe(scene: &Scene, name: &str) -> String {
-    let output = Command::new(require("kube").join("kubectl"))
-        .env("KUBECONFIG", scene.admin_kubeconfig())
-        .args(["describe", "serviceoffer", name, "--namespace"])
-        .arg(&scene.namespace)
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test]
@@ -87,7 +76,7 @@ async fn seller_and_operator_are_told_one_story_and_the_operator_can_change_its_
             assert!(message.contains(fact), "{message} without {fact:?}");
         }
         // Also what is long: kubectl wraps nothing.
-        let described = describe(&scene, name);
+        let described = scene.describe(name);
         for part in [reason, &message] {
             assert!(described.contains(part), "{part}: {described}");
         }

@@ -10,7 +10,7 @@ use super::{
     ready,
 };
 use crate::{
-    harness::{Verifier, pricing},
+    harness::{NO_FACILITATOR, Verifier, pricing},
     parts::control_plane::offer,
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn verifier(scene: &Scene, more: &[&str]) -> Verifier {
     let mut args = vec!["--route-source=kube"];
     args.extend(flags.iter().map(String::as_str));
     args.extend(more);
-    Verifier::start_with(&pricing("http://127.0.0.1:9"), &args).await
+    Verifier::start_with(&pricing(NO_FACILITATOR), &args).await
 }
 
 pub(super) async fn says(scene: &Scene, verifier: &Verifier, name: &str, reason: &str, text: &str) {
