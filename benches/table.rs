@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use x402_verifier::money::{Amount, Asset, Network, TransferMethod};
-use x402_verifier::offer::{Declared, Gate, Offer, Owner, PaymentOption, Phase, Route, Settle};
+use x402_verifier::offer::{
+    Declared, Gate, Offer, OfferIdentity, PaymentOption, Phase, Route, Settle,
+};
 use x402_verifier::pricing::{FacilitatorSettings, Settings};
 use x402_verifier::table::{Applied, TableReader, TableWriter, Update};
 
@@ -117,29 +119,26 @@ impl World {
         );
         Arc::new(match self.shape {
             Shape::Cluster => Offer {
-                base_path: Some(format!("/services/{name}").into()),
-                owner: Owner::Namespace(namespace.clone()),
-                namespace,
-                name,
-                uid: Some(uid.into()),
+                identity: Arc::new(OfferIdentity {
+                    created: Some(created),
+                    base_path: Some(format!("/services/{name}").into()),
+                    ..OfferIdentity::of_namespace(namespace, name, uid.into())
+                }),
                 generation: Some(generation),
-                created: Some(created),
-                hostname: None,
                 routes,
                 phase: Phase::Live,
                 problems: Vec::new(),
             },
             Shape::Unnamed | Shape::Named => {
                 let named = matches!(self.shape, Shape::Named);
+                let (namespace, name) = if named {
+                    (namespace, name)
+                } else {
+                    Default::default()
+                };
                 Offer {
-                    namespace: if named { namespace } else { "".into() },
-                    name: if named { name } else { "".into() },
-                    uid: None,
+                    identity: Arc::new(OfferIdentity::of_operator(namespace, name)),
                     generation: None,
-                    created: None,
-                    owner: Owner::Operator,
-                    base_path: None,
-                    hostname: None,
                     routes,
                     phase: Phase::Live,
                     problems: Vec::new(),

@@ -400,7 +400,7 @@ fn misconfigured() -> Outcome {
 
 fn upstream_auth(route: &RouteEntry, facts: &Facts<'_>) -> Option<HeaderValue> {
     if facts.proven_ingress {
-        route.upstream_auth.clone()
+        route.upstream_auth.as_deref().cloned()
     } else {
         None
     }

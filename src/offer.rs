@@ -17,14 +17,28 @@ use std::time::Duration;
 /// One offer: a named set of routes with one owner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
+    /// Who it is; the same object while that stays the same.
+    pub identity: Arc<OfferIdentity>,
+    /// Kubernetes `metadata.generation`.
+    pub generation: Option<i64>,
+    /// Routes in declared order.
+    pub routes: Vec<Declared>,
+    /// Life cycle of the whole offer.
+    pub phase: Phase,
+    /// Problems that concern the offer as a whole; any of them closes all of its paths (R3).
+    pub problems: Vec<Problem>,
+}
+
+/// Who an offer is, whose it is, and where it may stand: what an edit of its terms leaves as it is.
+/// Sources, tables and reports share one object of it, which at 100,000 offers is worth the while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferIdentity {
     /// Namespace, empty for file routes without `offerNamespace`.
     pub namespace: Arc<str>,
     /// Name, empty for file routes without `offerName`.
     pub name: Arc<str>,
     /// Kubernetes UID; `None` for file offers.
     pub uid: Option<Arc<str>>,
-    /// Kubernetes `metadata.generation`.
-    pub generation: Option<i64>,
     /// Creation time; ranks owners by age (O1). `None` (file) is older than everything.
     pub created: Option<Timestamp>,
     /// Who owns the paths of this offer (O1, O2).
@@ -34,12 +48,6 @@ pub struct Offer {
     pub base_path: Option<Arc<str>>,
     /// The host this offer is bound to, lower case without port.
     pub hostname: Option<Arc<str>>,
-    /// Routes in declared order.
-    pub routes: Vec<Declared>,
-    /// Life cycle of the whole offer.
-    pub phase: Phase,
-    /// Problems that concern the offer as a whole; any of them closes all of its paths (R3).
-    pub problems: Vec<Problem>,
 }
 
 /// The owner of a subtree.
@@ -178,6 +186,40 @@ pub const DOCUMENTS_FACILITATOR: &str = "";
 pub const DEFAULT_MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest validity that is advertised (compat 1.6).
 pub const MAX_MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+impl Deref for Offer {
+    type Target = OfferIdentity;
+
+    fn deref(&self) -> &OfferIdentity {
+        &self.identity
+    }
+}
+
+impl OfferIdentity {
+    /// Of an offer of the operator's file, anywhere; both names may be empty.
+    #[must_use]
+    pub const fn of_operator(namespace: Arc<str>, name: Arc<str>) -> Self {
+        Self {
+            namespace,
+            name,
+            uid: None,
+            created: None,
+            owner: Owner::Operator,
+            base_path: None,
+            hostname: None,
+        }
+    }
+
+    /// Of an offer of a namespace, without an age and a path.
+    #[must_use]
+    pub fn of_namespace(namespace: Arc<str>, name: Arc<str>, uid: Arc<str>) -> Self {
+        Self {
+            uid: Some(uid),
+            owner: Owner::Namespace(namespace.clone()),
+            ..Self::of_operator(namespace, name)
+        }
+    }
+}
 
 impl PartialEq for Route {
     /// By value, credential included.

@@ -40,7 +40,7 @@ pub use report::{AcceptReport, Report, ReportedState, RouteReport, SourceReport}
 pub use writer::{Applied, TableReader, TableWriter};
 
 // Part of this module's interface, for those who may import the table and not its inputs.
-pub use crate::offer::{Gate, Settle};
+pub use crate::offer::{Gate, OfferIdentity, Settle};
 pub use crate::pricing::{HeaderSource, Limits, PerOffer, Settings};
 
 use crate::metrics::OfferCounters;
@@ -73,12 +73,8 @@ pub struct Table {
 /// One route as the gate sees it.
 #[derive(Debug)]
 pub struct RouteEntry {
-    /// Stable identity of the route across generations, for credits (M6): host, pattern, offer.
-    pub key: Arc<str>,
     /// The offer it belongs to.
-    pub offer: Arc<OfferEntry>,
-    /// Pattern text.
-    pub pattern: Arc<str>,
+    pub offer: Arc<OfferIdentity>,
     /// State.
     pub state: RouteState,
     /// What guards it.
@@ -92,28 +88,17 @@ pub struct RouteEntry {
     /// What may be paid, in order; empty unless paid and live. One object for equal terms.
     pub requirements: Arc<[Requirement]>,
     /// Counters, one per requirement (same index); shared between equal label blocks.
-    pub counters: Vec<Arc<OfferCounters>>,
+    pub counters: Box<[Arc<OfferCounters>]>,
     /// The challenge; `None` unless paid and live. One object for equal terms.
     pub challenge: Option<Arc<ChallengeTemplate>>,
     /// The facilitator.
     pub endpoint: Option<Arc<Endpoint>>,
     /// `Authorization` for the upstream, sensitive (M11 decides whether it is answered).
-    pub upstream_auth: Option<HeaderValue>,
+    pub upstream_auth: Option<Box<HeaderValue>>,
     /// What it was built from.
     piece: Arc<prepare::Piece>,
     /// Why it is misconfigured or withdrawn.
     trouble: Option<Arc<prepare::Trouble>>,
-}
-
-/// Identity of an offer in the table.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OfferEntry {
-    /// Namespace, may be empty.
-    pub namespace: Arc<str>,
-    /// Name, may be empty.
-    pub name: Arc<str>,
-    /// UID of a cluster offer.
-    pub uid: Option<Arc<str>>,
 }
 
 /// State of a route.
@@ -260,6 +245,26 @@ impl Table {
     /// All routes, in table order.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<RouteEntry>> {
         self.routes.iter().map(|slot| &slot.entry)
+    }
+}
+
+impl RouteEntry {
+    /// Stable identity of the route across generations, for credits (M6): host, pattern, offer. Made
+    /// when a payment asks for it, because most routes of a table are never paid between two tables.
+    #[must_use]
+    pub fn key(&self) -> Arc<str> {
+        let host = self.offer.hostname.as_deref().unwrap_or_default();
+        let OfferIdentity {
+            namespace, name, ..
+        } = &*self.offer;
+        let key = [host, self.pattern(), " ", namespace, "/", name].concat();
+        key.into()
+    }
+
+    /// Pattern text as declared.
+    #[must_use]
+    pub fn pattern(&self) -> &Arc<str> {
+        self.piece.text()
     }
 }
 

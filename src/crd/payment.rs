@@ -99,6 +99,7 @@ impl Terms {
         if !terms.problems.is_empty() {
             terms.options.clear();
         }
+        terms.options.shrink_to_fit();
         terms
     }
 

@@ -12,9 +12,9 @@ use super::payment::Terms;
 use super::read::Section;
 use super::{PAUSED_ANNOTATION, UPSTREAM_SECRET_ANNOTATION};
 use super::{ServiceOffer, TranslateOptions, Translated};
-use crate::offer::quoted;
 use crate::offer::{
-    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, Owner, Phase, Problem, Route, Settle, Withdrawal,
+    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, OfferIdentity, Owner, Phase, Problem, Route,
+    Settle, Withdrawal, quoted,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -47,13 +47,15 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
     check_upstream(&spec, &namespace, options, &mut problems);
     let upstream_secret = upstream_secret(object, options, &mut problems);
     let routes = routes(&spec, &base, &mut problems);
-    let offer = Offer {
+    // Collected, it would keep the room of the larger routes.
+    let mut declared = Vec::with_capacity(routes.len());
+    declared.extend(routes.into_iter().map(Declared::from));
+    let identity = OfferIdentity {
         // Without a UID the ledger would take it for the operator's (O2).
         uid: Some(match &meta.uid {
             Some(uid) if !uid.is_empty() => uid.as_str().into(),
             _ => format!("{namespace}/{name}").into(),
         }),
-        generation: meta.generation,
         // Nothing is older than the operator, so whoever has no age is the youngest (O1).
         created: Some(meta.creation_timestamp.as_ref().map_or(now, |time| time.0)),
         owner: Owner::Namespace(Arc::clone(&namespace)),
@@ -61,7 +63,11 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
         hostname: hostname.filter(|host| options.bound_hosts.contains(host)),
         namespace,
         name,
-        routes: routes.into_iter().map(Declared::from).collect(),
+    };
+    let offer = Offer {
+        identity: Arc::new(identity),
+        generation: meta.generation,
+        routes: declared,
         phase,
         problems,
     };
@@ -363,6 +369,7 @@ fn route(section: &Section<'_>, base: &str, terms: &Terms, problems: &mut Vec<Pr
     if !problems.is_empty() {
         route.options.clear();
     }
+    route.options.shrink_to_fit();
     route
 }
 

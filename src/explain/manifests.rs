@@ -105,7 +105,7 @@ impl Manifests {
             // Nobody knows the age of a manifest: what is named first counts as older (O1).
             let age = i64::try_from(self.offers.len()).unwrap_or(i64::MAX);
             let later = now.checked_add(SignedDuration::from_nanos(age));
-            offer.created = Some(later.unwrap_or(now));
+            Arc::make_mut(&mut offer.identity).created = Some(later.unwrap_or(now));
         }
         if let Some(secret) = translated.upstream_secret {
             let message = format!(

@@ -78,7 +78,7 @@ impl Steps {
         match unpaid.route {
             Some(route) => {
                 let offer = &route.offer;
-                self.say("route", &route.pattern);
+                self.say("route", route.pattern());
                 if !offer.name.is_empty() {
                     self.say("offer", &format!("{}/{}", offer.namespace, offer.name));
                 }

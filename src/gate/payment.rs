@@ -126,7 +126,7 @@ pub(super) fn plan(
     let recovers = check_signature(route, requirement, &payment, option)?;
     let scope = CreditScope {
         payer: payment.payer(),
-        route: Arc::clone(&route.key),
+        route: route.key(),
         chain_id: requirement.network.chain_id(),
         asset: requirement.asset.address,
         amount: requirement.amount,
@@ -163,7 +163,7 @@ fn fingerprint(route: &RouteEntry, requirement: &Requirement, facts: &Facts<'_>)
         facts.host.as_deref().unwrap_or_default().as_bytes(),
         facts.target.raw().as_bytes(),
         facts.forwarded_for.as_bytes(),
-        route.key.as_bytes(),
+        route.key().as_bytes(),
         requirement.json_v2().as_bytes(),
         settle,
     ] {

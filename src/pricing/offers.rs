@@ -7,7 +7,7 @@
 
 use super::asked::Asks;
 use super::difference::number;
-use crate::offer::{Declared, Location, Offer, Owner, Phase, Route};
+use crate::offer::{Declared, Location, Offer, OfferIdentity, Phase, Route};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -120,12 +120,10 @@ impl Slots {
             _ => name.namespace,
         };
         self.stale.push(true);
-        self.offers.push(Arc::new(Offer {
-            namespace,
-            name: name.name,
+        self.offers.push(Arc::new(blank(Arc::new(OfferIdentity {
             hostname: name.hostname,
-            ..blank()
-        }));
+            ..OfferIdentity::of_operator(namespace, name.name)
+        }))));
     }
 
     /// The offers in the order of their first routes; slots are numbered by that from now on.
@@ -191,26 +189,17 @@ impl Gathered {
             return offer;
         }
         Arc::new(Offer {
-            namespace: Arc::clone(&offer.namespace),
-            name: Arc::clone(&offer.name),
-            hostname: offer.hostname.clone(),
             routes,
-            ..blank()
+            ..blank(Arc::clone(&offer.identity))
         })
     }
 }
 
-/// An offer of the operator without a name.
-fn blank() -> Offer {
+/// An offer without routes.
+const fn blank(identity: Arc<OfferIdentity>) -> Offer {
     Offer {
-        namespace: Arc::default(),
-        name: Arc::default(),
-        uid: None,
+        identity,
         generation: None,
-        created: None,
-        owner: Owner::Operator,
-        base_path: None,
-        hostname: None,
         routes: Vec::new(),
         phase: Phase::Live,
         problems: Vec::new(),

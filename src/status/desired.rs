@@ -192,17 +192,17 @@ fn cut(message: String) -> String {
 mod tests {
     use super::*;
     use crate::offer::{Owner, Settle};
-    use crate::table::{AcceptReport, OfferEntry};
+    use crate::table::{AcceptReport, OfferIdentity};
 
-    fn entry(uid: &str) -> Arc<OfferEntry> {
-        Arc::new(OfferEntry {
-            namespace: "a".into(),
-            name: "b".into(),
-            uid: Some(uid.into()),
-        })
+    fn entry(uid: &str) -> Arc<OfferIdentity> {
+        Arc::new(OfferIdentity::of_namespace(
+            "a".into(),
+            "b".into(),
+            uid.into(),
+        ))
     }
 
-    fn live(offer: &Arc<OfferEntry>, pattern: &str) -> RouteReport {
+    fn live(offer: &Arc<OfferIdentity>, pattern: &str) -> RouteReport {
         RouteReport {
             pattern: pattern.into(),
             host: None,
@@ -365,11 +365,7 @@ mod tests {
     fn rows_of_the_file_and_of_closed_paths_are_nobodys() {
         let (first, second) = (entry("u"), entry("v"));
         let mut file = live(
-            &Arc::new(OfferEntry {
-                namespace: "".into(),
-                name: "".into(),
-                uid: None,
-            }),
+            &Arc::new(OfferIdentity::of_operator("".into(), "".into())),
             "/f",
         );
         file.offer_generation = None;

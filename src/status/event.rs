@@ -5,7 +5,7 @@
 //! none. It is made once and not repeated; the condition stays, the Event passes.
 
 use crate::crd::{Condition, GROUP, KIND, Reason, VERSION};
-use crate::table::OfferEntry;
+use crate::table::OfferIdentity;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ const LONGEST: usize = 1_000;
 /// The Event for a condition that took the place of one with `reason_before`; `None` when there is
 /// nothing to say.
 pub(super) fn event(
-    offer: &OfferEntry,
+    offer: &OfferIdentity,
     condition: &Condition,
     reason_before: Option<&str>,
     now: Timestamp,
@@ -64,11 +64,7 @@ mod tests {
     use super::*;
 
     fn made(reason: Reason, before: Option<&str>) -> Option<serde_json::Value> {
-        let offer = OfferEntry {
-            namespace: "a".into(),
-            name: "b".into(),
-            uid: Some("u".into()),
-        };
+        let offer = OfferIdentity::of_namespace("a".into(), "b".into(), "u".into());
         let condition = Condition {
             reason,
             message: "generation 1: so".to_owned(),

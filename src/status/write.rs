@@ -11,7 +11,7 @@ use super::event;
 use super::lease::Term;
 use super::object::Object;
 use crate::crd::{Condition, Fingerprint, GROUP, Observed, PLURAL, VERSION, Version};
-use crate::table::OfferEntry;
+use crate::table::OfferIdentity;
 use http::Method;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) api: Api,
-    pub(super) offer: Arc<OfferEntry>,
+    pub(super) offer: Arc<OfferIdentity>,
     pub(super) uid: Arc<str>,
     pub(super) condition: Condition,
     pub(super) term: watch::Receiver<Term>,
@@ -138,7 +138,7 @@ impl Write {
     }
 
     fn path(&self) -> String {
-        let OfferEntry {
+        let OfferIdentity {
             namespace, name, ..
         } = &*self.offer;
         format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}")

@@ -67,10 +67,10 @@ impl Compiler {
         let closed_uids = known.closed_uids();
         for unit in &difference.left {
             kept.present
-                .retain(|uid| Some(uid) != unit.lineage.entry.uid.as_ref());
+                .retain(|uid| Some(uid) != unit.lineage.identity.uid.as_ref());
         }
         kept.present
-            .extend(arrived().filter_map(|unit| unit.lineage.entry.uid.clone()));
+            .extend(arrived().filter_map(|unit| unit.lineage.identity.uid.clone()));
         kept.present.retain(|uid| closed_uids.contains(uid));
         let (version, retention) = (known.version(), inputs.settings.closed_path_retention);
         let mut closures = known.closures(retention, &kept.present);

@@ -43,7 +43,7 @@ impl Assembly {
     /// Nothing yet, with room for these units.
     pub(super) fn new(now: Timestamp, units: &[&mut Unit]) -> Self {
         let routes = units.iter().map(|unit| unit.pieces.len()).sum();
-        let named = |unit: &&&mut Unit| !unit.lineage.entry.name.is_empty();
+        let named = |unit: &&&mut Unit| !unit.lineage.identity.name.is_empty();
         Self {
             now,
             slots: Vec::with_capacity(routes),
@@ -99,7 +99,7 @@ impl Assembly {
             if let RouteState::Draining { until } = entry.state {
                 self.moments.next_tick = earlier(self.moments.next_tick, until);
             }
-            let host = piece.lineage.hostname.as_deref();
+            let host = piece.lineage.identity.hostname.as_deref();
             let mark = mark_of(entry, place);
             let there = self.index.insert(host, &piece.pattern, mark, order);
             is_alone &= there.is_none();
@@ -110,31 +110,35 @@ impl Assembly {
         }
         // Nothing below the base path of an offer is free by accident.
         if let Some(base) = wall_of(unit) {
-            self.index.wall(unit.lineage.hostname.as_deref(), base);
+            self.index
+                .wall(unit.lineage.identity.hostname.as_deref(), base);
         }
         let places = places(at..at + slots.len());
         self.slots.splice(at..at, slots);
-        is_alone & self.pins.declare(&unit.lineage.entry, places, &self.slots)
+        is_alone
+            & self
+                .pins
+                .declare(&unit.lineage.identity, places, &self.slots)
     }
 
     /// Takes an offer out of the table; `None` if anybody stands in the same places.
     pub(super) fn remove(&mut self, unit: &Unit) -> Option<()> {
         let at = place_of(&self.slots, unit);
         let range = at..at + unit.pieces.len();
-        let stands = |slot: &Slot| Arc::ptr_eq(&slot.entry.offer, &unit.lineage.entry);
+        let stands = |slot: &Slot| Arc::ptr_eq(&slot.entry.offer, &unit.lineage.identity);
         if !self.slots.get(range.clone())?.iter().all(stands) {
             return None;
         }
         let mut shadowed = self.slots.iter().filter(|slot| slot.is_shadowed);
         let is_over = |slot: &Slot| {
             let same = |pattern: &Pattern| pattern.as_str() == slot.pattern().as_str();
-            slot.host() == unit.lineage.hostname.as_deref()
+            slot.host() == unit.lineage.identity.hostname.as_deref()
                 && unit.pieces.iter().any(|piece| same(&piece.pattern))
         };
         if shadowed.any(is_over) {
             return None;
         }
-        let host = unit.lineage.hostname.as_deref();
+        let host = unit.lineage.identity.hostname.as_deref();
         for piece in &unit.pieces {
             self.index.remove(host, &piece.pattern);
         }
@@ -142,7 +146,7 @@ impl Assembly {
             self.index.unwall(host, base);
         }
         let first = u32::try_from(at).ok()?;
-        if !self.pins.retract(&unit.lineage.entry, first) {
+        if !self.pins.retract(&unit.lineage.identity, first) {
             return None;
         }
         self.slots.drain(range.clone());

@@ -232,7 +232,7 @@ impl Compiler {
         } else {
             let uids = units
                 .iter()
-                .filter_map(|unit| unit.lineage.entry.uid.clone());
+                .filter_map(|unit| unit.lineage.identity.uid.clone());
             uids.filter(|uid| closed_uids.contains(uid)).collect()
         };
         let version = known.version();
@@ -333,7 +333,7 @@ fn rank(units: &mut [&mut Unit]) {
     }
     units.sort_by_cached_key(|unit| {
         let (is_tenants, created, _) = unit.lineage.rank();
-        let uid = is_tenants.then(|| unit.lineage.entry.uid.clone());
+        let uid = is_tenants.then(|| unit.lineage.identity.uid.clone());
         (is_tenants, created, uid)
     });
 }
@@ -353,7 +353,7 @@ fn decide(
     let pieces = operators.flat_map(|unit| &unit.pieces);
     owners.operate(pieces.map(|piece| Holding {
         holder: Holder::Operator,
-        hostname: piece.lineage.hostname.as_deref(),
+        hostname: piece.lineage.identity.hostname.as_deref(),
         pattern: &piece.pattern,
         until: None,
     }));

@@ -5,7 +5,7 @@
 //! counters pass from table to table while any route needs them, and one that nobody needs is gone
 //! for good: the next offer of that name starts at zero.
 
-use super::OfferEntry;
+use super::OfferIdentity;
 use super::edges::Keyed;
 use crate::metrics::{OfferCounters, OfferLabels};
 use crate::money::{Asset, Network};
@@ -39,7 +39,7 @@ pub(super) struct CounterBook {
 
 #[derive(Debug)]
 struct Set {
-    offer: Arc<OfferEntry>,
+    offer: Arc<OfferIdentity>,
     network: Network,
     asset: Arc<Asset>,
     counters: Arc<OfferCounters>,
@@ -54,7 +54,7 @@ type SetKey<'a> = (
     (&'a str, [u8; 20], u8),
 );
 
-fn key<'a>(offer: &'a OfferEntry, network: Network, asset: &'a Asset) -> SetKey<'a> {
+fn key<'a>(offer: &'a OfferIdentity, network: Network, asset: &'a Asset) -> SetKey<'a> {
     (
         (offer.uid.as_deref(), &offer.namespace, &offer.name),
         network,
@@ -72,7 +72,7 @@ impl CounterBook {
     /// The counters of a payment option, for one use.
     pub(super) fn take(
         &mut self,
-        offer: &Arc<OfferEntry>,
+        offer: &Arc<OfferIdentity>,
         network: Network,
         asset: &Arc<Asset>,
     ) -> Arc<OfferCounters> {
@@ -131,7 +131,7 @@ impl CounterBook {
     }
 
     /// Gives one use back.
-    pub(super) fn give_back(&mut self, offer: &OfferEntry, network: Network, asset: &Asset) {
+    pub(super) fn give_back(&mut self, offer: &OfferIdentity, network: Network, asset: &Asset) {
         let wanted = key(offer, network, asset);
         let hash = self.keyed.hash_one(wanted);
         if let Ok(mut there) = self.sets.find_entry(hash, |set| set.key() == wanted) {

@@ -39,6 +39,15 @@ struct Edge {
 /// What a segment is expected to have in bytes.
 const SEGMENT: usize = 16;
 
+/// Room for so many and a few more: walls and prefixes come on top, and whatever outgrows its room
+/// by one takes twice of it.
+pub(super) const fn with_slack(count: usize) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    count.saturating_add(count / 16).saturating_add(16)
+}
+
 impl Keyed {
     /// The hash of a text below a node.
     fn edge(&self, parent: u32, text: &[u8]) -> u64 {
@@ -72,7 +81,7 @@ impl Edges {
     pub(super) fn with_capacity(edges: usize) -> Self {
         Self {
             table: HashTable::with_capacity(edges),
-            texts: Vec::with_capacity(edges.saturating_mul(SEGMENT)),
+            texts: Vec::with_capacity(with_slack(edges).saturating_mul(SEGMENT)),
             keyed: Keyed::default(),
         }
     }

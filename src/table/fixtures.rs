@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::money::{Amount, Asset, Network, TransferMethod};
-use crate::offer::{Declared, Owner, PaymentOption, Phase, Problem, Route};
+use crate::offer::{Declared, OfferIdentity, PaymentOption, Phase, Problem, Route};
 use crate::pricing::{FacilitatorSettings, Unmatched};
 use alloy_primitives::Address;
 
@@ -82,40 +82,36 @@ pub(super) fn broken(pattern: &str) -> Route {
 
 /// The unnamed offer of the operator's file.
 pub(super) fn file(routes: Vec<Route>) -> Offer {
+    named("", "", routes)
+}
+
+/// A named offer of the operator's file.
+pub(super) fn named(namespace: &str, name: &str, routes: Vec<Route>) -> Offer {
     Offer {
-        namespace: "".into(),
-        name: "".into(),
-        uid: None,
+        identity: Arc::new(OfferIdentity::of_operator(namespace.into(), name.into())),
         generation: None,
-        created: None,
-        owner: Owner::Operator,
-        base_path: None,
-        hostname: None,
         routes: routes.into_iter().map(Declared::from).collect(),
         phase: Phase::Live,
         problems: Vec::new(),
     }
 }
 
-/// A named offer of the operator's file.
-pub(super) fn named(namespace: &str, name: &str, routes: Vec<Route>) -> Offer {
-    Offer {
-        namespace: namespace.into(),
-        name: name.into(),
-        ..file(routes)
-    }
+/// The same offer, bound to a host.
+pub(super) fn on_host(host: &str, mut offer: Offer) -> Offer {
+    Arc::make_mut(&mut offer.identity).hostname = Some(host.into());
+    offer
 }
 
 /// An offer of a namespace, created at `age`, with one paid route below its base path.
 pub(super) fn offer(namespace: &str, name: &str, age: i64, base: &str) -> Offer {
+    let uid = format!("uid-{namespace}-{name}-{age}").into();
     Offer {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: Some(format!("uid-{namespace}-{name}-{age}").into()),
+        identity: Arc::new(OfferIdentity {
+            created: Some(at(age)),
+            base_path: Some(base.into()),
+            ..OfferIdentity::of_namespace(namespace.into(), name.into(), uid)
+        }),
         generation: Some(1),
-        created: Some(at(age)),
-        owner: Owner::Namespace(namespace.into()),
-        base_path: Some(base.into()),
         ..file(vec![paid(&format!("{base}/*"))])
     }
 }
@@ -207,7 +203,7 @@ impl World {
                     (RouteState::Misconfigured, _) => "broken",
                     (RouteState::Withdrawn, _) => "withdrawn",
                 };
-                format!("{word} {}", entry.pattern)
+                format!("{word} {}", entry.pattern())
             }
             Resolution::Closed => "closed".to_owned(),
             Resolution::NoRoute => "no route".to_owned(),

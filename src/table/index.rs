@@ -12,7 +12,7 @@
 //! the routes, and an index can follow a change of a few routes: routes can be taken out, and places
 //! in the table be moved.
 
-use super::edges::Keyed;
+use super::edges::{Keyed, with_slack};
 use super::trie::{Layer, Trie};
 use crate::route::Pattern;
 use std::collections::HashMap;
@@ -95,7 +95,7 @@ impl Index {
     /// An empty index with room for so many patterns without a host.
     pub(super) fn new(patterns: usize) -> Self {
         Self {
-            marks: Vec::with_capacity(patterns),
+            marks: Vec::with_capacity(with_slack(patterns)),
             unused: Vec::new(),
             removed: 0,
             hostless: Site::new(patterns),

@@ -294,11 +294,11 @@ impl Unit {
 
     /// What asks for its paths; nobody asks for the operator's.
     pub(super) fn candidate(&self) -> Option<Candidate<'_>> {
-        match &self.lineage.owner {
+        match &self.lineage.identity.owner {
             Owner::Operator => None,
             Owner::Namespace(namespace) => Some(Candidate {
                 namespace,
-                hostname: self.lineage.hostname.as_ref(),
+                hostname: self.lineage.identity.hostname.as_ref(),
                 base: self.lineage.base.as_ref(),
                 pieces: &self.pieces,
             }),

@@ -7,7 +7,7 @@ use super::closed::Closure;
 use super::edges::Keyed;
 use super::index::{Index, MarkKind};
 use super::resolve::Slot;
-use super::{OfferEntry, PathRecord};
+use super::{OfferIdentity, PathRecord};
 use crate::route::Pattern;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -29,7 +29,7 @@ pub(super) struct Pins {
 
 #[derive(Debug, Clone)]
 struct Pin {
-    offer: Arc<OfferEntry>,
+    offer: Arc<OfferIdentity>,
     places: Places,
 }
 
@@ -105,9 +105,9 @@ impl Pins {
         }
     }
 
-    fn entry(&mut self, offer: &OfferEntry) -> Entry<'_, Pin> {
+    fn entry(&mut self, offer: &OfferIdentity) -> Entry<'_, Pin> {
         let Self { pins, keyed, .. } = self;
-        let hash = |offer: &OfferEntry| keyed.hash_one((&*offer.namespace, &*offer.name));
+        let hash = |offer: &OfferIdentity| keyed.hash_one((&*offer.namespace, &*offer.name));
         pins.entry(
             hash(offer),
             |pin| pin.offer.namespace == offer.namespace && pin.offer.name == offer.name,
@@ -119,7 +119,7 @@ impl Pins {
     /// and keep them; two offers of one owner and name (one per host) are one pin.
     pub(super) fn declare(
         &mut self,
-        offer: &Arc<OfferEntry>,
+        offer: &Arc<OfferIdentity>,
         places: Range<u32>,
         slots: &[Slot],
     ) -> bool {
@@ -158,7 +158,7 @@ impl Pins {
     }
 
     /// Takes the pin of an offer away; whether it was that offer's alone.
-    pub(super) fn retract(&mut self, offer: &OfferEntry, first: u32) -> bool {
+    pub(super) fn retract(&mut self, offer: &OfferIdentity, first: u32) -> bool {
         if offer.name.is_empty() || offer.namespace.is_empty() {
             return true;
         }

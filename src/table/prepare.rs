@@ -8,7 +8,7 @@
 //! (R3): its own pattern where that compiles, else the whole literal segments it starts with.
 
 use super::owners::claim_of;
-use super::{OfferEntry, PathRecord};
+use super::{OfferIdentity, PathRecord};
 use crate::offer::{Gate, Offer, Owner, Problem, Route};
 use crate::route::{Pattern, PatternError, literal_prefix};
 use jiff::Timestamp;
@@ -18,16 +18,12 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Lineage {
     pub(super) source: &'static str,
-    pub(super) entry: Arc<OfferEntry>,
-    pub(super) owner: Owner,
+    pub(super) identity: Arc<OfferIdentity>,
     pub(super) generation: Option<i64>,
-    pub(super) created: Option<Timestamp>,
-    pub(super) base_path: Option<Arc<str>>,
-    pub(super) hostname: Option<Arc<str>>,
-    problems: Vec<Problem>,
+    problems: Box<[Problem]>,
     /// The subtree of the base path.
     pub(super) base: Option<Pattern>,
-    trouble: Option<Trouble>,
+    trouble: Option<Arc<Trouble>>,
 }
 
 /// A route, compiled as far as it goes alone.
@@ -36,12 +32,8 @@ pub(super) struct Piece {
     pub(super) lineage: Arc<Lineage>,
     /// `None` for the base path of a broken offer that has no routes.
     pub(super) route: Option<Arc<Route>>,
-    /// Text as configured.
-    pub(super) text: Arc<str>,
     /// What is compiled; its literal prefix where the text does not compile.
     pub(super) pattern: Pattern,
-    /// Stable identity across generations (M6): host, pattern, offer.
-    pub(super) key: Arc<str>,
     pub(super) trouble: Option<Arc<Trouble>>,
     /// How the ledger names it.
     pub(super) record: Arc<PathRecord>,
@@ -56,11 +48,6 @@ pub(super) struct Trouble {
 
 impl Lineage {
     pub(super) fn new(source: &'static str, offer: &Offer) -> Self {
-        let entry = Arc::new(OfferEntry {
-            namespace: offer.namespace.clone(),
-            name: offer.name.clone(),
-            uid: offer.uid.clone(),
-        });
         let mut trouble = Trouble::of(&offer.problems);
         let base = offer.base_path.as_deref().and_then(|path| {
             compiled(path, offer)
@@ -72,37 +59,24 @@ impl Lineage {
         });
         Self {
             source,
-            entry,
-            owner: offer.owner.clone(),
+            identity: offer.identity.clone(),
             generation: offer.generation,
-            created: offer.created,
-            base_path: offer.base_path.clone(),
-            hostname: offer.hostname.clone(),
-            problems: offer.problems.clone(),
+            problems: offer.problems.as_slice().into(),
             base,
-            trouble,
+            trouble: trouble.map(Arc::new),
         }
     }
 
     /// Whether `offer` is the same apart from its routes and phase.
     pub(super) fn is_of(&self, offer: &Offer) -> bool {
-        self.is_at(offer) && self.generation == offer.generation && self.problems == offer.problems
+        self.is_at(offer)
+            && self.generation == offer.generation
+            && *self.problems == *offer.problems
     }
 
     /// Whether `offer` has the same names, owner, age and base: everything that decides about paths.
     pub(super) fn is_at(&self, offer: &Offer) -> bool {
-        self.names(offer)
-            && self.owner == offer.owner
-            && self.created == offer.created
-            && self.base_path == offer.base_path
-            && self.hostname == offer.hostname
-    }
-
-    /// Whether `offer` is this one, in another state perhaps.
-    pub(super) fn names(&self, offer: &Offer) -> bool {
-        self.entry.namespace == offer.namespace
-            && self.entry.name == offer.name
-            && self.entry.uid == offer.uid
+        Arc::ptr_eq(&self.identity, &offer.identity) || self.identity == offer.identity
     }
 
     /// The order of offers: the operator's first (O2), then by age (O1).
@@ -110,20 +84,19 @@ impl Lineage {
         if self.is_operators() {
             (false, None, None)
         } else {
-            (true, self.created, self.entry.uid.as_deref())
+            (true, self.identity.created, self.identity.uid.as_deref())
         }
     }
 
     /// Whether the operator's file declares it (O2).
     pub(super) fn is_operators(&self) -> bool {
-        self.owner == Owner::Operator
+        self.identity.owner == Owner::Operator
     }
 
     /// The pieces of an offer that has no routes: the base path of a broken one stays closed (R3).
     pub(super) fn without_routes(self: &Arc<Self>) -> Option<Piece> {
         let (trouble, pattern) = (self.trouble.clone()?, self.base.clone()?);
-        let text = pattern.text().clone();
-        Some(Piece::new(self, None, text, pattern, Some(trouble)))
+        Some(Piece::new(self, None, pattern, Some(trouble)))
     }
 
     /// One of its routes.
@@ -131,27 +104,27 @@ impl Lineage {
         let mut trouble = self
             .trouble
             .clone()
-            .or_else(|| Trouble::of(&route.problems));
+            .or_else(|| Trouble::of(&route.problems).map(Arc::new));
+        let broken = |code, detail| Arc::new(Trouble::new(code, detail));
         let base = self.base.as_ref();
         let whole = base.filter(|base| base.as_str() == &*route.pattern);
         let pattern =
             whole.map_or_else(|| Pattern::shared(&route.pattern), |base| Ok(base.clone()));
         let pattern = pattern.or_else(|error| {
-            trouble.get_or_insert_with(|| Trouble::new("invalid_pattern", error.to_string()));
+            trouble.get_or_insert_with(|| broken("invalid_pattern", error.to_string()));
             Pattern::subtree(&literal_prefix(&route.pattern))
         });
         // A literal prefix always compiles; the root closes everything if it ever did not.
         let pattern = pattern.unwrap_or_else(|_| Pattern::root());
         if trouble.is_none() && route.gate != Gate::Paid && !self.is_below_base(&pattern) {
-            trouble = Some(Trouble::new(
+            trouble = Some(broken(
                 "outside_base_path",
                 "free and auth routes act only below their offer's own path: \
                  move the pattern below it"
                     .to_owned(),
             ));
         }
-        let text = route.pattern.clone();
-        Piece::new(self, Some(route.clone()), text, pattern, trouble)
+        Piece::new(self, Some(route.clone()), pattern, trouble)
     }
 
     /// O1; the operator may open any path.
@@ -165,12 +138,12 @@ impl Lineage {
 
     fn record(&self, pattern: &Pattern) -> PathRecord {
         PathRecord {
-            host: self.hostname.clone(),
+            host: self.identity.hostname.clone(),
             pattern: pattern.text().clone(),
-            namespace: self.entry.namespace.clone(),
-            name: self.entry.name.clone(),
-            uid: self.entry.uid.clone().unwrap_or_default(),
-            base: match &self.base_path {
+            namespace: self.identity.namespace.clone(),
+            name: self.identity.name.clone(),
+            uid: self.identity.uid.clone().unwrap_or_default(),
+            base: match &self.identity.base_path {
                 Some(base) => base.clone(),
                 None => pattern.literal_prefix().into(),
             },
@@ -183,24 +156,21 @@ impl Piece {
     fn new(
         lineage: &Arc<Lineage>,
         route: Option<Arc<Route>>,
-        text: Arc<str>,
         pattern: Pattern,
-        trouble: Option<Trouble>,
+        trouble: Option<Arc<Trouble>>,
     ) -> Self {
-        let host = lineage.hostname.as_deref().unwrap_or_default();
-        let OfferEntry {
-            namespace, name, ..
-        } = &*lineage.entry;
-        let key = [host, &text, " ", namespace, "/", name].concat().into();
         Self {
             record: Arc::new(lineage.record(&pattern)),
             lineage: lineage.clone(),
             route,
-            text,
             pattern,
-            key,
-            trouble: trouble.map(Arc::new),
+            trouble,
         }
+    }
+
+    pub(super) fn text(&self) -> &Arc<str> {
+        let declared = self.route.as_ref().map(|route| &route.pattern);
+        declared.unwrap_or_else(|| self.pattern.text())
     }
 
     pub(super) fn gate(&self) -> Gate {

@@ -111,16 +111,14 @@ impl Pricer {
     /// One route as the gate sees it.
     pub(super) fn entry(&mut self, piece: &Arc<Piece>, stage: Stage) -> RouteEntry {
         let mut entry = RouteEntry {
-            key: piece.key.clone(),
-            offer: piece.lineage.entry.clone(),
-            pattern: piece.text.clone(),
+            offer: piece.lineage.identity.clone(),
             state: RouteState::Live,
             gate: piece.gate(),
             settle: Settle::Before,
             preflight_pass: false,
             eoa_only: false,
             requirements: Arc::default(),
-            counters: Vec::new(),
+            counters: Box::default(),
             challenge: None,
             endpoint: None,
             upstream_auth: None,
@@ -174,13 +172,14 @@ impl Pricer {
         stage: Stage,
     ) -> Result<(), Trouble> {
         if let Some(secret) = &declared.upstream_auth {
-            entry.upstream_auth = Some(sensitive(secret).ok_or_else(|| {
+            let value = sensitive(secret).ok_or_else(|| {
                 Trouble::new(
                     "invalid_upstream_auth",
                     "the upstream credential is not a header value: remove control characters"
                         .to_owned(),
                 )
-            })?);
+            })?;
+            entry.upstream_auth = Some(Box::new(value));
         }
         if entry.gate != Gate::Paid {
             return Ok(());
@@ -214,12 +213,11 @@ impl Pricer {
         let (requirements, challenge) = self.terms(declared, upfront);
         entry.requirements = requirements;
         entry.challenge = Some(challenge);
-        let mut counters = Vec::with_capacity(declared.options.len());
-        counters.extend(declared.options.iter().map(|option| {
+        let counters = declared.options.iter().map(|option| {
             self.counters
                 .take(&entry.offer, option.network, &option.asset)
-        }));
-        entry.counters = counters;
+        });
+        entry.counters = counters.collect();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! stored copy of 100,000 rows would cost more than the table. Only what is not in the table, refused
 //! offers and closed paths, is kept as rows.
 
-use super::OfferEntry;
+use super::OfferIdentity;
 use super::closed::Closure;
 use super::list::Unit;
 use super::owners::Rejection;
@@ -67,7 +67,7 @@ pub struct RouteReport {
     /// Source name.
     pub source: &'static str,
     /// Offer.
-    pub offer: Arc<OfferEntry>,
+    pub offer: Arc<OfferIdentity>,
     /// Offer generation.
     pub offer_generation: Option<i64>,
     /// Owner.
@@ -148,7 +148,7 @@ impl Report {
 
     /// The offer of a row.
     #[must_use]
-    pub fn offer(&self, position: usize) -> Option<&Arc<OfferEntry>> {
+    pub fn offer(&self, position: usize) -> Option<&Arc<OfferIdentity>> {
         match self.served.get(position) {
             Some(slot) => Some(&slot.entry.offer),
             None => self.other(position).map(|row| &row.offer),
@@ -232,12 +232,12 @@ impl RouteReport {
         let lineage = &piece.lineage;
         let settle = piece.route.as_ref().map(|route| route.settle);
         Self {
-            pattern: piece.text.clone(),
-            host: lineage.hostname.clone(),
+            pattern: piece.text().clone(),
+            host: lineage.identity.hostname.clone(),
             source: lineage.source,
-            offer: lineage.entry.clone(),
+            offer: lineage.identity.clone(),
             offer_generation: lineage.generation,
-            owner: lineage.owner.clone(),
+            owner: lineage.identity.owner.clone(),
             state: ReportedState::Live,
             gate: piece.gate(),
             settle: settle.unwrap_or(Settle::Before),
@@ -289,8 +289,12 @@ impl RouteReport {
     /// The row of a closed path.
     pub(super) fn closed(closure: &Closure, now: Timestamp) -> Self {
         let record = &closure.record;
-        let uid = (!record.uid.is_empty()).then(|| record.uid.clone());
-        let namespace = record.namespace.clone();
+        let (namespace, name) = (record.namespace.clone(), record.name.clone());
+        let identity = if record.uid.is_empty() {
+            OfferIdentity::of_operator(namespace, name)
+        } else {
+            OfferIdentity::of_namespace(namespace, name, record.uid.clone())
+        };
         let (reason, detail) = if closure.until > now {
             (
                 "withdrawn",
@@ -306,15 +310,8 @@ impl RouteReport {
             pattern: closure.pattern.text().clone(),
             host: record.host.clone(),
             source: "ledger",
-            owner: match uid {
-                Some(_) => Owner::Namespace(namespace.clone()),
-                None => Owner::Operator,
-            },
-            offer: Arc::new(OfferEntry {
-                namespace,
-                name: record.name.clone(),
-                uid,
-            }),
+            owner: identity.owner.clone(),
+            offer: Arc::new(identity),
             offer_generation: None,
             state: ReportedState::Closed,
             gate: Gate::Paid,

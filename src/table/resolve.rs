@@ -30,7 +30,7 @@ impl Slot {
     }
 
     pub(super) fn host(&self) -> Option<&str> {
-        self.entry.piece.lineage.hostname.as_deref()
+        self.entry.piece.lineage.identity.hostname.as_deref()
     }
 }
 

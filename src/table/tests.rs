@@ -219,10 +219,10 @@ fn r4_a_route_edited_away_is_not_free_by_a_broader_free_one_of_its_pinned_offer(
 #[test]
 fn r4_a_closed_path_of_every_host_is_not_free_by_a_broad_route_of_one_host() {
     let mut world = World::new(Unmatched::Deny);
-    let broad = Offer {
-        hostname: Some("one.example".into()),
-        ..named("n", "y", vec![free("/*"), free("/b/*")])
-    };
+    let broad = on_host(
+        "one.example",
+        named("n", "y", vec![free("/*"), free("/b/*")]),
+    );
     world.file(vec![named("n", "x", vec![paid("/a/*"), paid("/b/*")])]);
     world.file(vec![broad]);
     assert_eq!(world.ask_host("one.example", "/a/b"), "closed");
@@ -532,10 +532,7 @@ fn a_pinned_offer_with_many_routes_answers_as_one_with_few() {
 /// R1: a proxy that forwards no host does not choose the host on which a path is free.
 #[test]
 fn a_pin_without_a_host_is_not_free_by_a_route_of_one_host() {
-    let on = |host: &str, routes| Offer {
-        hostname: Some(host.into()),
-        ..named("n", "x", routes)
-    };
+    let on = |host: &str, routes| on_host(host, named("n", "x", routes));
     for more in [0, 20] {
         let many = (0..more).map(|n| paid(&format!("/more/{n}")));
         let mut world = World::new(Unmatched::Deny);
@@ -586,10 +583,8 @@ fn views_that_differ_in_preflight_are_ambiguous() {
 fn a_host_has_its_own_routes_before_those_of_every_host() {
     for unmatched in both() {
         let mut world = World::new(unmatched);
-        let bound = Offer {
-            hostname: Some("one.example".into()),
-            ..named("n", "bound", vec![paid("/a/*"), free("/c")])
-        };
+        let bound = named("n", "bound", vec![paid("/a/*"), free("/c")]);
+        let bound = on_host("one.example", bound);
         world.file(vec![
             bound,
             file(vec![paid("/a/deep/*"), paid("/b"), free("/d")]),

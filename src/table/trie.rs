@@ -9,7 +9,7 @@
 //! A pattern may have a value in each [`Layer`], so that each can be taken away without a look at the
 //! others. What is taken away leaves its nodes behind.
 
-use super::edges::Edges;
+use super::edges::{Edges, with_slack};
 use crate::route::{Glob, Pattern, Segment, Tail};
 use std::borrow::Cow;
 
@@ -76,7 +76,7 @@ impl Trie {
     }
 
     fn empty(patterns: usize, fold: bool) -> Self {
-        let mut nodes = Vec::with_capacity(patterns.saturating_add(1));
+        let mut nodes = Vec::with_capacity(with_slack(patterns));
         nodes.push(Node::default());
         Self {
             nodes,

@@ -2,7 +2,7 @@
 
 use super::{RoutesFilter, SourceRow};
 use crate::metrics::CHUNK;
-use crate::table::{AcceptReport, OfferEntry, Report, ReportedState, RouteReport};
+use crate::table::{AcceptReport, OfferIdentity, Report, ReportedState, RouteReport};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use jiff::Timestamp;
@@ -199,7 +199,7 @@ impl Iterator for RoutesPage {
 }
 
 impl RoutesFilter {
-    fn shows(&self, offer: &OfferEntry) -> bool {
+    fn shows(&self, offer: &OfferIdentity) -> bool {
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == value)
         };

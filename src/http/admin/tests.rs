@@ -1,6 +1,6 @@
 use super::*;
 use crate::offer::{Gate, Owner, Settle};
-use crate::table::{AcceptReport, OfferEntry, RouteReport, TableWriter};
+use crate::table::{AcceptReport, OfferIdentity, RouteReport, TableWriter};
 use http::{HeaderMap, Method, Request};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -71,11 +71,11 @@ fn route(namespace: &str, name: &str, state: ReportedState) -> RouteReport {
         pattern: "/services/shop/*".into(),
         host: None,
         source: "kube",
-        offer: Arc::new(OfferEntry {
-            namespace: namespace.into(),
-            name: name.into(),
-            uid: Some("u-1".into()),
-        }),
+        offer: Arc::new(OfferIdentity::of_namespace(
+            namespace.into(),
+            name.into(),
+            "u-1".into(),
+        )),
         offer_generation: Some(4),
         owner: Owner::Namespace(namespace.into()),
         state,
@@ -325,11 +325,7 @@ fn a_route_is_shown_with_all_that_is_known_of_it() {
 fn a_route_of_the_operator_names_no_owner_and_no_absent_field() {
     let mut file = route("", "", ReportedState::Live);
     file.owner = Owner::Operator;
-    file.offer = Arc::new(OfferEntry {
-        namespace: "".into(),
-        name: "".into(),
-        uid: None,
-    });
+    file.offer = Arc::new(OfferIdentity::of_operator("".into(), "".into()));
     file.offer_generation = None;
     let page = routes_page(vec![file], RoutesFilter::default());
     let row = page["routes"][0].as_object().unwrap();

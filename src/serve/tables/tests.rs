@@ -3,7 +3,7 @@
 use super::*;
 use crate::facilitator::{Client, ClientConfig};
 use crate::ledger::{Clock, Store};
-use crate::offer::{Offer, Owner, Phase};
+use crate::offer::{Offer, OfferIdentity, Owner, Phase};
 use crate::pricing::FacilitatorSettings;
 use crate::route::Target;
 use crate::table::fixtures::{FACILITATOR, route};
@@ -61,14 +61,12 @@ fn offers(base: &str, owner: &Owner, number: usize, prices: &Prices) -> Vec<Arc<
             Owner::Namespace(_) => Some(format!("{name} of {number}").into()),
         };
         Arc::new(Offer {
-            namespace: "n".into(),
-            name: name.into(),
-            uid,
+            identity: Arc::new(OfferIdentity {
+                uid,
+                owner: owner.clone(),
+                ..OfferIdentity::of_operator("n".into(), name.into())
+            }),
             generation: None,
-            created: None,
-            owner: owner.clone(),
-            base_path: None,
-            hostname: None,
             routes: vec![route(&format!("{path}/*"), Gating::Paid, price).into()],
             phase: Phase::Live,
             problems: Vec::new(),

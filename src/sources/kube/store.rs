@@ -11,8 +11,8 @@
 
 use super::credentials::{Credentials, SecretKey};
 use super::predecessor::{self, PredecessorSecret};
-use crate::crd::{self, Observations, Observed, ServiceOffer, TranslateOptions};
-use crate::offer::{Offer, Problem};
+use crate::crd::{self, Observations, Observed, ServiceOffer, TranslateOptions, Version};
+use crate::offer::{Offer, OfferIdentity, Owner, Problem};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ struct Scope {
 /// What is kept of one object.
 #[derive(Debug)]
 struct Entry {
-    resource_version: Box<str>,
+    version: Version,
     offer: Arc<Offer>,
     again: Option<Box<Again>>,
 }
@@ -67,6 +67,8 @@ struct Translator {
     /// Secrets of the predecessor that the operator lists.
     predecessor: Vec<PredecessorSecret>,
     credentials: Credentials,
+    /// Of the last offer: lists come by namespace, and one text does for all of it.
+    namespace: Arc<str>,
 }
 
 impl Store {
@@ -83,6 +85,7 @@ impl Store {
                 options,
                 predecessor,
                 credentials,
+                namespace: Arc::default(),
             },
             due: BTreeSet::new(),
             observations: None,
@@ -140,7 +143,8 @@ impl Store {
         let Some(scope) = self.scopes.get_mut(scope) else {
             return false;
         };
-        let listed = std::mem::take(&mut scope.listing);
+        // In order they fill the nodes of a tree, which one by one they half fill.
+        let listed = std::mem::take(&mut scope.listing).into_iter().collect();
         let replaced = std::mem::replace(&mut scope.entries, listed);
         let first = !std::mem::replace(&mut scope.complete, true);
         let changed = first || !same_offers(&replaced, &scope.entries);
@@ -238,12 +242,12 @@ impl Store {
         for scope in &mut self.scopes {
             changed |= translate_again(
                 &mut scope.entries,
-                &self.translator,
+                &mut self.translator,
                 Some(&mut self.due),
                 now,
                 &which,
             );
-            translate_again(&mut scope.listing, &self.translator, None, now, &which);
+            translate_again(&mut scope.listing, &mut self.translator, None, now, &which);
         }
         changed
     }
@@ -251,8 +255,9 @@ impl Store {
 
 impl Translator {
     /// What is kept of an object; what did not change keeps its place in memory.
-    fn entry(&self, object: &ServiceOffer, old: Option<&Entry>, now: Timestamp) -> Entry {
+    fn entry(&mut self, object: &ServiceOffer, old: Option<&Entry>, now: Timestamp) -> Entry {
         let mut translated = crd::translate(object, &self.options, now);
+        self.share_namespace(&mut translated.offer.identity);
         let secret = if let Some(name) = &translated.upstream_secret {
             let (namespace, name) = (translated.offer.namespace.to_string(), name.to_string());
             translated.attach_upstream_auth(self.credentials.get(&namespace, &name));
@@ -288,10 +293,22 @@ impl Translator {
             })
         });
         Entry {
-            resource_version: version_of(object).into(),
+            version: version_of(object),
             offer: settle(old.map(|old| &old.offer), translated.offer),
             again,
         }
+    }
+}
+
+impl Translator {
+    fn share_namespace(&mut self, identity: &mut Arc<OfferIdentity>) {
+        if self.namespace != identity.namespace {
+            self.namespace = identity.namespace.clone();
+            return;
+        }
+        let identity = Arc::make_mut(identity);
+        identity.namespace = self.namespace.clone();
+        identity.owner = Owner::Namespace(self.namespace.clone());
     }
 }
 
@@ -307,11 +324,11 @@ impl Entry {
     /// This entry again, if the object is the one it was made from and nothing else could have
     /// changed its meaning.
     fn unchanged(&self, object: &ServiceOffer) -> Option<Self> {
-        let same = *self.resource_version == *version_of(object)
+        let same = self.version == version_of(object)
             && self.offer.uid.as_deref() == object.metadata.uid.as_deref()
             && self.again.is_none();
         same.then(|| Self {
-            resource_version: self.resource_version.clone(),
+            version: self.version,
             offer: self.offer.clone(),
             again: None,
         })
@@ -320,7 +337,7 @@ impl Entry {
 
 fn translate_again(
     entries: &mut Entries,
-    translator: &Translator,
+    translator: &mut Translator,
     mut due: Option<&mut BTreeSet<(Timestamp, Key)>>,
     now: Timestamp,
     which: impl Fn(&Again) -> bool,
@@ -381,6 +398,9 @@ fn settle(old: Option<&Arc<Offer>>, mut new: Offer) -> Arc<Offer> {
     if **old == new {
         return old.clone();
     }
+    if old.identity == new.identity {
+        new.identity = old.identity.clone();
+    }
     for declared in &mut new.routes {
         let same = old.routes.iter().find(|old| *old.route == *declared.route);
         if let Some(same) = same {
@@ -405,12 +425,14 @@ fn key_of(object: &ServiceOffer) -> Option<Key> {
     Some((namespace.into(), metadata.name.as_deref()?.into()))
 }
 
-fn version_of(object: &ServiceOffer) -> &str {
-    object
-        .metadata
-        .resource_version
-        .as_deref()
-        .unwrap_or_default()
+fn version_of(object: &ServiceOffer) -> Version {
+    Version::of(
+        object
+            .metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default(),
+    )
 }
 
 impl super::wire::Object for ServiceOffer {

@@ -2,7 +2,7 @@
 //!
 //! What was inserted can be taken away again; its nodes stay behind.
 
-use super::super::edges::Edges;
+use super::super::edges::{Edges, with_slack};
 use super::fold;
 use crate::route::{Glob, Segment};
 use std::borrow::Cow;
@@ -114,7 +114,7 @@ impl Default for Tree {
 impl Tree {
     /// A tree with room for so many subtrees.
     pub(super) fn with_capacity(subtrees: usize) -> Self {
-        let mut nodes = Vec::with_capacity(subtrees.saturating_add(1));
+        let mut nodes = Vec::with_capacity(with_slack(subtrees));
         nodes.push(Node::default());
         Self {
             nodes,

@@ -93,7 +93,7 @@ fn offers(market: &Market) -> Vec<Offer> {
         // Not below a managed prefix: what is not closed here passes.
         let base = format!("/shop/o{path}");
         let mut offer = offer("n", &format!("o{path}"), 1, &base);
-        offer.uid = Some(format!("uid-{uid}").into());
+        Arc::make_mut(&mut offer.identity).uid = Some(format!("uid-{uid}").into());
         offer.routes = vec![route(&format!("{base}/*"), Gate::Paid, price).into()];
         Some(offer)
     })

@@ -302,14 +302,10 @@ fn o3_a_live_offer_does_not_wait_for_the_closed_path_of_one_that_lost_to_it() {
 
 #[test]
 fn o4_hosts_compete_as_if_there_were_none_unless_the_operator_binds_them() {
-    let on = |host: &str, offer: Offer| Offer {
-        hostname: Some(host.into()),
-        ..offer
-    };
     let offers = || {
         vec![
             offer("a", "plain", 1, "/services/foo"),
-            on("b.example", offer("b", "hosted", 2, "/services/foo")),
+            on_host("b.example", offer("b", "hosted", 2, "/services/foo")),
         ]
     };
     let mut world = World::with_cluster(Unmatched::Deny);
@@ -319,7 +315,10 @@ fn o4_hosts_compete_as_if_there_were_none_unless_the_operator_binds_them() {
     world.file(Vec::new());
     assert_eq!(world.rows("hosted"), live());
     assert_eq!(world.rows("plain"), live());
-    world.kube(vec![on("b.example", offer("c", "thief", 0, "/services/c"))]);
+    world.kube(vec![on_host(
+        "b.example",
+        offer("c", "thief", 0, "/services/c"),
+    )]);
     assert_eq!(world.rows("thief"), conflict(), "the host is b's");
 }
 

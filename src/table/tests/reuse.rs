@@ -138,7 +138,7 @@ impl Seen {
         let mut used = BTreeSet::new();
         for entry in table.routes() {
             let ids: Vec<_> = entry.counters.iter().map(|it| self.id(it)).collect();
-            text += &format!("{} counts {ids:?}\n", entry.key);
+            text += &format!("{} counts {ids:?}\n", entry.key());
             used.extend(ids);
         }
         let shown: BTreeSet<_> = table.counters().map(|it| self.id(it)).collect();
@@ -158,7 +158,7 @@ impl Seen {
                 let meaning = match found.resolution {
                     Resolution::Route(entry) => format!(
                         "{} {:?} {:?} {:?} {:?} {:?}",
-                        entry.key,
+                        entry.key(),
                         entry.state,
                         entry.gate,
                         entry.settle,
@@ -220,7 +220,13 @@ impl History {
         let name = format!("o{}", c % 3);
         let age = i64::from(a % 5);
         let mut new = offer(pick(&NAMESPACES, a), &name, age, base);
-        new.uid = Some(format!("uid-{}", self.number).into());
+        let identity = Arc::make_mut(&mut new.identity);
+        identity.uid = Some(format!("uid-{}", self.number).into());
+        identity.hostname = match b % 7 {
+            0 => Some("h1".into()),
+            1 => Some("h2".into()),
+            _ => None,
+        };
         new.routes = (0..1 + c % 3)
             .map(|at| match at {
                 0 => self.new_route(&format!("{base}/*"), a.wrapping_add(5)),
@@ -228,11 +234,6 @@ impl History {
                 _ => self.new_route(pick(&PATTERNS, a), b),
             })
             .collect();
-        new.hostname = match b % 7 {
-            0 => Some("h1".into()),
-            1 => Some("h2".into()),
-            _ => None,
-        };
         new
     }
 
@@ -283,7 +284,10 @@ impl History {
                     Vec::new()
                 };
             }
-            10 => offer.base_path = (b % 4 != 0).then(|| pick(&BASES, b).into()),
+            10 => {
+                let base = (b % 4 != 0).then(|| pick(&BASES, b).into());
+                Arc::make_mut(&mut offer.identity).base_path = base;
+            }
             // The same again in another object.
             _ => {}
         }
@@ -375,8 +379,9 @@ impl History {
                     let at = usize::from(a) % self.kube.len();
                     self.number += 1;
                     let mut again = Offer::clone(&self.kube[at]);
-                    again.uid = Some(format!("uid-{}", self.number).into());
-                    again.created = Some(self.now);
+                    let identity = Arc::make_mut(&mut again.identity);
+                    identity.uid = Some(format!("uid-{}", self.number).into());
+                    identity.created = Some(self.now);
                     self.kube[at] = Arc::new(again);
                     let turn = usize::from(b) % self.kube.len();
                     self.kube.rotate_left(turn);
@@ -393,7 +398,8 @@ impl History {
                 } else {
                     let routes = vec![paid(pick(&PATTERNS, a))];
                     let mut new = named("f", "o", routes);
-                    new.hostname = (b % 2 == 0).then(|| "h1".into());
+                    let host = (b % 2 == 0).then(|| "h1".into());
+                    Arc::make_mut(&mut new.identity).hostname = host;
                     self.file.push(Arc::new(new));
                 }
                 |history: &Self| history.document()
@@ -504,7 +510,7 @@ fn passing(history: &mut History, [what, a, b, c]: Step) {
                 i64::from(c),
                 &base,
             );
-            new.uid = Some(format!("uid-{number}").into());
+            Arc::make_mut(&mut new.identity).uid = Some(format!("uid-{number}").into());
             let price = u128::from(c % 3) + 1;
             new.routes = match c % 5 {
                 0 => vec![
@@ -536,8 +542,9 @@ fn passing(history: &mut History, [what, a, b, c]: Step) {
             let at = usize::from(a) % count;
             history.number += 1;
             let mut again = Offer::clone(&history.kube[at]);
-            again.uid = Some(format!("uid-{}", history.number).into());
-            again.created = Some(history.now);
+            let identity = Arc::make_mut(&mut again.identity);
+            identity.uid = Some(format!("uid-{}", history.number).into());
+            identity.created = Some(history.now);
             history.kube[at] = Arc::new(again);
         }
         // Another price, a route less, another path.
