@@ -60,7 +60,7 @@ pub const NAME: &str = "kube";
 const QUIET: Duration = Duration::from_millis(10);
 /// And no longer than this for all that follow; the table's build comes on top (250 ms in all).
 const LONGEST: Duration = Duration::from_millis(150);
-/// Messages between those who read and the one who sends; a page is one.
+/// Messages between those who read and the one who sends; a page is many.
 const MESSAGES: usize = 16;
 /// Longest sleep until an offer changes by time alone; the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -324,7 +324,7 @@ impl Informer {
                 self.store.begin(list);
                 false
             }
-            Event::Page(objects) => {
+            Event::Listed(objects) => {
                 self.store.page(list, objects, now);
                 false
             }
@@ -346,7 +346,7 @@ impl Informer {
                 credentials.begin(list);
                 false
             }
-            Event::Page(secrets) => {
+            Event::Listed(secrets) => {
                 credentials.page(list, secrets);
                 false
             }

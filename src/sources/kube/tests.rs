@@ -86,7 +86,7 @@ impl Rig {
     /// A complete list.
     async fn list(&self, scope: usize, objects: &[Value]) {
         let page = objects.iter().map(parse).collect();
-        for event in [Event::Begin, Event::Page(page), Event::Complete] {
+        for event in [Event::Begin, Event::Listed(page), Event::Complete] {
             let message = Message::Offers(scope, event);
             self.messages.send(message).await.unwrap();
         }
@@ -181,7 +181,7 @@ async fn nothing_is_sent_before_every_list_is_complete() {
     rig.silence().await;
     let half = Message::Offers(
         1,
-        Event::Page(vec![parse(&object("b", "two", "2", "0.001"))]),
+        Event::Listed(vec![parse(&object("b", "two", "2", "0.001"))]),
     );
     rig.messages.send(half).await.unwrap();
     rig.silence().await;
@@ -289,11 +289,11 @@ async fn a_relist_is_applied_when_it_is_complete() {
     ];
     let (mut rig, _) = Rig::synced(&objects).await;
     rig.offer(Event::Begin).await;
-    rig.offer(Event::Page(vec![parse(&objects[1])])).await;
+    rig.offer(Event::Listed(vec![parse(&objects[1])])).await;
     rig.silence().await;
     // It broke, and begins anew.
     rig.offer(Event::Begin).await;
-    rig.offer(Event::Page(vec![parse(&objects[0])])).await;
+    rig.offer(Event::Listed(vec![parse(&objects[0])])).await;
     rig.offer(Event::Complete).await;
     assert_eq!(names(&rig.offers().await), ["a/one"]);
 }
@@ -389,7 +389,8 @@ async fn a_secret_opens_and_closes_the_offers_that_name_it() {
     assert!(rig.degraded.borrow_and_update()[0].contains("forbidden"));
 
     rig.secret(Event::Well).await;
-    rig.secret(Event::Page(vec![secret("QmVhcmVyIGE=")])).await;
+    rig.secret(Event::Listed(vec![secret("QmVhcmVyIGE=")]))
+        .await;
     rig.secret(Event::Complete).await;
     let offers = rig.offers().await;
     assert!(offers[0].problems.is_empty());

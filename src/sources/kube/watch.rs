@@ -20,7 +20,7 @@
 use super::access::{Access, Way};
 use super::fault::Fault;
 use super::target::{PAGE_SIZE, Target, Verb, WATCH_SECONDS};
-use super::wire::{self, Change, Object};
+use super::wire::{self, Change, Object, Page};
 use crate::lifecycle::Tasks;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) enum Event<K> {
     /// A list begins; what was listed of an earlier attempt is void.
     Begin,
     /// Some objects of the list.
-    Page(Vec<K>),
+    Listed(Vec<K>),
     /// That was the list (R6).
     Complete,
     /// An object is there, or is different.
@@ -160,14 +160,17 @@ impl<K: Object, M: Send + 'static> Watch<K, M> {
         };
         let first = token.is_none();
         let request = self.target.page(state.page_size, token.as_deref())?;
-        let page = match timeout(PAGE_DEADLINE, wire::page(&way.client, request)).await {
-            Ok(page) => page?,
+        let text = match timeout(PAGE_DEADLINE, wire::page(&way.client, request)).await {
+            Ok(text) => text?,
             Err(_elapsed) => return Err(Fault::Silent(PAGE_DEADLINE).into()),
         };
+        let page = Page::read(&text)?;
         if first {
             self.send(Event::Begin).await?;
         }
-        self.send(Event::Page(page.items)).await?;
+        for some in page.objects() {
+            self.send(Event::Listed(some?)).await?;
+        }
         state.failures = 0;
         match page.next {
             Some(token) => state.position = Position::List { token: Some(token) },

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Largest page that is held; a page beyond it is asked for again with fewer objects.
 const MAX_PAGE: usize = 32 * 1024 * 1024;
+/// Objects that are read together.
+const AT_A_TIME: usize = 16;
 /// Largest line of a watch, several times of what etcd stores.
 const MAX_LINE: usize = 16 * 1024 * 1024;
 /// Largest refusal that is read.
@@ -31,10 +33,10 @@ pub(super) trait Object: DeserializeOwned + Send + 'static {
     fn resource_version(&self) -> Option<&str>;
 }
 
-/// A page of a list.
+/// A page of a list; its objects are still text.
 #[derive(Debug)]
-pub(super) struct Page<K> {
-    pub(super) items: Vec<K>,
+pub(super) struct Page<'a> {
+    items: Vec<&'a RawValue>,
     /// The version of the whole list: a watch goes on from here.
     pub(super) resource_version: String,
     /// Token of the next page.
@@ -61,10 +63,10 @@ pub(super) struct Lines {
 }
 
 #[derive(Deserialize)]
-struct ListJson<K> {
+struct ListJson<'a> {
     metadata: ListMeta,
-    #[serde(default = "Option::default")]
-    items: Option<Vec<K>>,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,27 +103,40 @@ struct DetailsJson {
     retry_after_seconds: u64,
 }
 
-/// Reads one page.
-pub(super) async fn page<K: Object>(
-    client: &Client,
-    request: Request<Vec<u8>>,
-) -> Result<Page<K>, Fault> {
+/// The text of one page.
+pub(super) async fn page(client: &Client, request: Request<Vec<u8>>) -> Result<BytesMut, Fault> {
     let body = send(client, request).await?;
-    let text = collect(body, MAX_PAGE).await?;
-    let list: ListJson<K> = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
-    let ListMeta {
-        resource_version,
-        r#continue,
-    } = list.metadata;
-    if resource_version.is_empty() {
-        // An empty object would be an empty list otherwise, and close every offer (R6).
-        return Err(Fault::Unusable("a list without a version".to_owned()));
+    collect(body, MAX_PAGE).await
+}
+
+impl<'a> Page<'a> {
+    /// Reads what the page says about itself.
+    pub(super) fn read(text: &'a [u8]) -> Result<Self, Fault> {
+        let list: ListJson<'a> = serde_json::from_slice(text).map_err(|error| unusable(&error))?;
+        let ListMeta {
+            resource_version,
+            r#continue,
+        } = list.metadata;
+        if resource_version.is_empty() {
+            // An empty object would be an empty list otherwise, and close every offer (R6).
+            return Err(Fault::Unusable("a list without a version".to_owned()));
+        }
+        Ok(Self {
+            items: list.items.unwrap_or_default(),
+            resource_version,
+            next: Some(r#continue).filter(|token| !token.is_empty()),
+        })
     }
-    Ok(Page {
-        items: list.items.unwrap_or_default(),
-        resource_version,
-        next: Some(r#continue).filter(|token| !token.is_empty()),
-    })
+
+    /// Its objects, a few at a time: what is kept of an object is small and lives long, and would
+    /// lie scattered among hundreds of whole ones.
+    pub(super) fn objects<K: Object>(&self) -> impl Iterator<Item = Result<Vec<K>, Fault>> {
+        self.items.chunks(AT_A_TIME).map(|some| {
+            let objects = some.iter().map(|raw| serde_json::from_str(raw.get()));
+            let objects: Result<_, _> = objects.collect();
+            objects.map_err(|error| unusable(&error))
+        })
+    }
 }
 
 /// Opens a watch.
