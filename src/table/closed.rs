@@ -12,6 +12,9 @@
 //! because a record written too early could replace the one that reserves the path.
 
 mod exchange;
+mod record;
+
+pub(super) use record::{Path, Record};
 
 use super::PathRecord;
 use super::edges::Keyed;
@@ -48,7 +51,7 @@ pub(super) struct Known {
 
 #[derive(Debug)]
 struct Entry {
-    record: Arc<PathRecord>,
+    record: Record,
     seen: u64,
     /// How many routes of accepted offers stand here, while it is live.
     routes: u32,
@@ -76,17 +79,18 @@ impl Known {
     /// where the ledger has nothing: its record is older and may reserve the path (O3).
     pub(super) fn remember(&mut self, paths: Vec<PathRecord>) {
         for record in paths {
-            match self.get_mut(&record) {
+            let path = Path::from(&record);
+            match self.get_mut(path) {
                 // The same owner: what this process saw last is newer.
-                Some(mine) if mine.record.same_owner(&record) => {
-                    mine.unsaved = *mine.record != record;
-                    let is_newer = mine.unsaved;
-                    if !mine.record.same_offer(&record) {
+                Some(mine) if mine.path().same_owner(path) => {
+                    mine.unsaved = mine.path() != path;
+                    let (is_newer, is_others) = (mine.unsaved, !mine.path().same_offer(path));
+                    if is_others {
                         self.removals.push(record);
                     }
                     self.unsaved |= is_newer;
                 }
-                Some(_) | None => self.put(&Arc::new(record), 0, false),
+                Some(_) | None => self.put(&Record::Kept(Arc::new(record)), 0, false),
             }
         }
         self.remembered = true;
@@ -94,12 +98,11 @@ impl Known {
     }
 
     /// Whether the ledger remembers this very offer serving this pattern.
-    pub(super) fn is_incumbent(&self, record: &PathRecord) -> bool {
+    pub(super) fn is_incumbent(&self, path: Path<'_>) -> bool {
         self.remembered
-            && self.get(record).is_some_and(|entry| {
-                entry.record.closed_at.is_none()
-                    && entry.record.base == record.base
-                    && entry.record.same_offer(record)
+            && self.get(path).is_some_and(|entry| {
+                let there = entry.path();
+                there.closed_at.is_none() && there.base == path.base && there.same_offer(path)
             })
     }
 
@@ -108,31 +111,32 @@ impl Known {
         self.version
     }
 
-    fn get(&self, record: &PathRecord) -> Option<&Entry> {
-        let hash = self.keyed.hash_one(key(record));
+    fn get(&self, path: Path<'_>) -> Option<&Entry> {
+        let hash = self.keyed.hash_one(path.key());
         self.records
-            .find(hash, |entry| key(&entry.record) == key(record))
+            .find(hash, |entry| entry.path().key() == path.key())
     }
 
-    fn get_mut(&mut self, record: &PathRecord) -> Option<&mut Entry> {
-        let hash = self.keyed.hash_one(key(record));
+    fn get_mut(&mut self, path: Path<'_>) -> Option<&mut Entry> {
+        let hash = self.keyed.hash_one(path.key());
         self.records
-            .find_mut(hash, |entry| key(&entry.record) == key(record))
+            .find_mut(hash, |entry| entry.path().key() == path.key())
     }
 
     /// Puts a record at its place, whatever stood there.
-    fn put(&mut self, record: &Arc<PathRecord>, seen: u64, unsaved: bool) {
+    fn put(&mut self, record: &Record, seen: u64, unsaved: bool) {
         let Self { records, keyed, .. } = self;
+        let path = record.path();
         let place = records.entry(
-            keyed.hash_one(key(record)),
-            |entry| key(&entry.record) == key(record),
-            |entry| keyed.hash_one(key(&entry.record)),
+            keyed.hash_one(path.key()),
+            |entry| entry.path().key() == path.key(),
+            |entry| keyed.hash_one(entry.path().key()),
         );
         let entry = Entry {
             record: record.clone(),
             seen,
             routes: 1,
-            is_closed: record.closed_at.is_some(),
+            is_closed: path.closed_at.is_some(),
             unsaved,
         };
         match place {
@@ -144,11 +148,11 @@ impl Known {
         self.unsaved |= unsaved;
     }
 
-    fn take(&mut self, record: &PathRecord) -> Option<Entry> {
-        let hash = self.keyed.hash_one(key(record));
+    fn take(&mut self, path: Path<'_>) -> Option<Entry> {
+        let hash = self.keyed.hash_one(path.key());
         let found = self
             .records
-            .find_entry(hash, |entry| key(&entry.record) == key(record));
+            .find_entry(hash, |entry| entry.path().key() == path.key());
         found.ok().map(|entry| entry.remove().0)
     }
 
@@ -158,7 +162,7 @@ impl Known {
             Some((version, closed)) if *version == self.version => closed.clone(),
             Some(_) | None => {
                 let entries = self.records.iter().filter(|entry| entry.is_closed);
-                let mut closed: Vec<_> = entries.map(|entry| entry.record.clone()).collect();
+                let mut closed: Vec<_> = entries.map(|entry| entry.record.kept()).collect();
                 closed.sort_unstable();
                 let closed: Arc<[_]> = closed.into();
                 self.closed = Some((self.version, closed.clone()));
@@ -182,7 +186,7 @@ impl Known {
         self.round += 1;
         let round = self.round;
         for piece in declared.filter(|piece| piece.is_recorded()) {
-            if let Some(entry) = self.get_mut(&piece.record)
+            if let Some(entry) = self.get_mut(piece.record.path())
                 && entry.is_of(&piece.record)
             {
                 entry.seen = round;
@@ -206,7 +210,7 @@ impl Known {
         self.freed.clear();
         for piece in accepted.filter(|piece| piece.is_freed()) {
             let round = self.round;
-            self.free(&piece.record, |entry| entry.seen != round);
+            self.free(piece.record.path(), |entry| entry.seen != round);
         }
         if complete {
             self.close_unseen(now);
@@ -214,9 +218,9 @@ impl Known {
     }
 
     /// A route of an accepted offer stands there.
-    fn record(&mut self, record: &Arc<PathRecord>) {
+    fn record(&mut self, record: &Record) {
         let round = self.round;
-        let Some(entry) = self.get_mut(record) else {
+        let Some(entry) = self.get_mut(record.path()) else {
             self.put(record, round, true);
             return;
         };
@@ -227,30 +231,31 @@ impl Known {
         }
         entry.seen = round;
         entry.routes = 1;
-        if Arc::ptr_eq(&entry.record, record) {
+        if entry.record.is(record) {
             return;
         }
         let old = std::mem::replace(&mut entry.record, record.clone());
-        entry.is_closed = record.closed_at.is_some();
-        if *old == **record {
+        entry.is_closed = false;
+        let (before, now) = (old.path(), record.path());
+        if before == now {
             return;
         }
         entry.unsaved = true;
         self.unsaved = true;
-        if !old.same_offer(record) || old.pattern != record.pattern {
-            self.removals.push(PathRecord::clone(&old));
+        if !before.same_offer(now) || before.pattern != now.pattern {
+            self.removals.push(old.to_record());
         }
         self.version += 1;
     }
 
     /// A path was made free on purpose: what its owner left there before is forgotten.
-    fn free(&mut self, record: &PathRecord, is_left: impl Fn(&Entry) -> bool) {
-        self.freed.insert(self.keyed.hash_one(key(record)));
+    fn free(&mut self, path: Path<'_>, is_left: impl Fn(&Entry) -> bool) {
+        self.freed.insert(self.keyed.hash_one(path.key()));
         let outlived = self
-            .get(record)
-            .is_some_and(|entry| is_left(entry) && entry.record.same_owner(record));
-        if outlived && let Some(entry) = self.take(record) {
-            self.removals.push(PathRecord::clone(&entry.record));
+            .get(path)
+            .is_some_and(|entry| is_left(entry) && entry.path().same_owner(path));
+        if outlived && let Some(entry) = self.take(path) {
+            self.removals.push(entry.record.to_record());
             self.version += 1;
         }
     }
@@ -271,11 +276,12 @@ impl Known {
     /// very time. A path that is live, or was closed again since, is another matter and stays.
     pub(super) fn release(&mut self, paths: &[PathRecord]) -> bool {
         let mut is_changed = false;
-        for path in paths.iter().filter(|path| path.closed_at.is_some()) {
-            let is_closed = self.get(path).is_some_and(|entry| *entry.record == *path);
-            if is_closed && let Some(entry) = self.take(path) {
+        for record in paths.iter().filter(|path| path.closed_at.is_some()) {
+            let path = Path::from(record);
+            let is_closed = self.get(path).is_some_and(|entry| entry.path() == path);
+            if is_closed && self.take(path).is_some() {
                 // The command has removed it; a write that was on its way may have brought it back.
-                self.removals.push(PathRecord::clone(&entry.record));
+                self.removals.push(record.clone());
                 self.version += 1;
                 is_changed = true;
             }
@@ -328,23 +334,24 @@ impl Known {
         }
         let removals = &mut self.removals;
         // A pattern outside its offer's base path may lie outside the wall: it stays.
-        let is_walled = |record: &PathRecord| {
-            let prefix = literal_prefix(&record.pattern);
+        let is_walled = |path: Path<'_>| {
+            let prefix = literal_prefix(path.pattern);
             managed.iter().any(|(_, subtree)| subtree.matches(&prefix))
         };
-        self.records.retain(|Entry { record, .. }| {
-            let goes = record.closed_at.is_some()
-                && !record.uid.is_empty()
-                && drops.contains_key(&(record.namespace.to_string(), record.base.to_string()))
-                && is_walled(record);
+        self.records.retain(|entry| {
+            let path = entry.path();
+            let goes = path.closed_at.is_some()
+                && !path.uid.is_empty()
+                && drops.contains_key(&(path.namespace.to_owned(), path.base.to_owned()))
+                && is_walled(path);
             if goes {
-                removals.push(PathRecord::clone(record));
+                removals.push(entry.record.to_record());
             }
             !goes
         });
         for record in drops.into_values() {
-            if self.get(&record).is_none() {
-                self.put(&Arc::new(record), 0, true);
+            if self.get(Path::from(&record)).is_none() {
+                self.put(&Record::Kept(Arc::new(record)), 0, true);
             }
         }
         self.version += 1;
@@ -431,7 +438,7 @@ impl Known {
         if std::mem::take(&mut self.unsaved) {
             for entry in &mut self.records {
                 if std::mem::take(&mut entry.unsaved) {
-                    changes.push(PathRecord::clone(&entry.record));
+                    changes.push(entry.record.to_record());
                 }
             }
         }
@@ -447,43 +454,22 @@ impl Closure {
 }
 
 impl Entry {
+    fn path(&self) -> Path<'_> {
+        self.record.path()
+    }
+
     fn close(&mut self, now: Timestamp) {
-        self.record = Arc::new(PathRecord {
+        self.record = Record::Kept(Arc::new(PathRecord {
             closed_at: Some(now),
-            ..PathRecord::clone(&self.record)
-        });
+            ..self.record.to_record()
+        }));
         self.is_closed = true;
         self.unsaved = true;
     }
 
     /// Whether its record is of the same offer as `record`; nearly always it is that very one.
-    fn is_of(&self, record: &Arc<PathRecord>) -> bool {
-        Arc::ptr_eq(&self.record, record) || self.record.same_offer(record)
-    }
-}
-
-/// What a record is found by: its host, and its pattern without a trailing slash.
-fn key(record: &PathRecord) -> (Option<&str>, &str) {
-    let place = match record.pattern.trim_end_matches('/') {
-        "" => "/",
-        trimmed => trimmed,
-    };
-    (record.host.as_deref(), place)
-}
-
-impl PathRecord {
-    /// Whether both are of one offer (one UID; one name for the operator's).
-    fn same_offer(&self, other: &Self) -> bool {
-        self.namespace == other.namespace && self.name == other.name && self.uid == other.uid
-    }
-
-    /// Whether both belong to one owner: the operator (no UID), or one namespace.
-    fn same_owner(&self, other: &Self) -> bool {
-        match (self.uid.is_empty(), other.uid.is_empty()) {
-            (true, true) => true,
-            (false, false) => self.namespace == other.namespace,
-            (true, false) | (false, true) => false,
-        }
+    fn is_of(&self, record: &Record) -> bool {
+        self.record.is(record) || self.path().same_offer(record.path())
     }
 }
 

@@ -372,7 +372,7 @@ fn decide(
 
 /// Whether the ledger remembers this very offer serving a pattern.
 pub(super) fn is_incumbent(known: &Known, piece: &Piece) -> bool {
-    piece.is_recorded() && known.is_incumbent(&piece.record)
+    piece.is_recorded() && known.is_incumbent(piece.record.path())
 }
 
 /// What closed paths reserve (O3).

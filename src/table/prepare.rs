@@ -7,6 +7,7 @@
 //! Nothing is dropped here. What cannot be understood keeps its place as a pattern that answers 503
 //! (R3): its own pattern where that compiles, else the whole literal segments it starts with.
 
+use super::closed::Record;
 use super::owners::claim_of;
 use super::{OfferIdentity, PathRecord};
 use crate::offer::{Gate, Offer, Owner, Problem, Route};
@@ -36,7 +37,7 @@ pub(super) struct Piece {
     pub(super) pattern: Pattern,
     pub(super) trouble: Option<Arc<Trouble>>,
     /// How the ledger names it.
-    pub(super) record: Arc<PathRecord>,
+    pub(super) record: Record,
 }
 
 /// Why a route is misconfigured or withdrawn.
@@ -136,19 +137,20 @@ impl Lineage {
                 .is_some_and(|base| claim_of(pattern).starts_with(&claim_of(base)))
     }
 
-    fn record(&self, pattern: &Pattern) -> PathRecord {
-        PathRecord {
-            host: self.identity.hostname.clone(),
-            pattern: pattern.text().clone(),
-            namespace: self.identity.namespace.clone(),
-            name: self.identity.name.clone(),
-            uid: self.identity.uid.clone().unwrap_or_default(),
-            base: match &self.identity.base_path {
-                Some(base) => base.clone(),
-                None => pattern.literal_prefix().into(),
-            },
-            closed_at: None,
+    fn record(&self, pattern: &Pattern) -> Record {
+        let identity = &self.identity;
+        if identity.base_path.is_some() {
+            return Record::Declared(identity.clone(), pattern.text().clone());
         }
+        Record::Kept(Arc::new(PathRecord {
+            host: identity.hostname.clone(),
+            pattern: pattern.text().clone(),
+            namespace: identity.namespace.clone(),
+            name: identity.name.clone(),
+            uid: identity.uid.clone().unwrap_or_default(),
+            base: pattern.literal_prefix().into(),
+            closed_at: None,
+        }))
     }
 }
 
@@ -160,7 +162,7 @@ impl Piece {
         trouble: Option<Arc<Trouble>>,
     ) -> Self {
         Self {
-            record: Arc::new(lineage.record(&pattern)),
+            record: lineage.record(&pattern),
             lineage: lineage.clone(),
             route,
             pattern,
@@ -191,7 +193,7 @@ impl Piece {
     /// is the same for both, whatever else differs.
     pub(super) fn stands_as(&self, other: &Self) -> bool {
         self.pattern == other.pattern
-            && self.record == other.record
+            && self.record.path() == other.record.path()
             && self.is_recorded() == other.is_recorded()
             && self.is_freed() == other.is_freed()
     }

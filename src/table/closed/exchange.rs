@@ -1,7 +1,7 @@
 //! Records when a few routes left and a few arrived, without a look at all others.
 
 use super::super::prepare::Piece;
-use super::{Entry, Known, key};
+use super::{Entry, Known};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -19,10 +19,10 @@ impl Known {
     ) -> bool {
         let mut gone = HashSet::new();
         for piece in left.filter(|piece| piece.is_recorded()) {
-            let Some(entry) = self.get(&piece.record) else {
+            let Some(entry) = self.get(piece.record.path()) else {
                 return false;
             };
-            let path = self.keyed.hash_one(key(&piece.record));
+            let path = self.keyed.hash_one(piece.record.path().key());
             let is_alone = entry.routes == 1 && !entry.is_closed && entry.is_of(&piece.record);
             if !is_alone || self.freed.contains(&path) {
                 return false;
@@ -30,9 +30,9 @@ impl Known {
             gone.insert(path);
         }
         arrived.filter(|piece| piece.is_recorded()).all(|piece| {
-            let path = self.keyed.hash_one(key(&piece.record));
+            let path = self.keyed.hash_one(piece.record.path().key());
             let stands = |entry: &Entry| !entry.is_closed && !gone.contains(&path);
-            !self.get(&piece.record).is_some_and(stands)
+            !self.get(piece.record.path()).is_some_and(stands)
         })
     }
 
@@ -46,7 +46,7 @@ impl Known {
         self.see(arrived);
         let round = self.round;
         for piece in left.filter(|piece| piece.is_recorded()) {
-            if let Some(entry) = self.get_mut(&piece.record)
+            if let Some(entry) = self.get_mut(piece.record.path())
                 && entry.seen != round
                 && !entry.is_closed
             {
@@ -67,7 +67,7 @@ impl Known {
             self.record(&piece.record);
         }
         for piece in arrived.filter(|piece| piece.is_freed()) {
-            self.free(&piece.record, |entry| entry.is_closed);
+            self.free(piece.record.path(), |entry| entry.is_closed);
         }
     }
 }
