@@ -105,7 +105,7 @@ impl World {
             facilitator: self.facilitator.clone(),
             upstream_auth: None,
             description: None,
-            problems: Vec::new(),
+            problems: Box::default(),
         })
     }
 

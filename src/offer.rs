@@ -37,12 +37,11 @@ pub struct OfferIdentity {
     pub namespace: Arc<str>,
     /// Name, empty for file routes without `offerName`.
     pub name: Arc<str>,
-    /// Kubernetes UID; `None` for file offers.
+    /// Kubernetes UID; `None` for offers of the file, which are the operator's whatever they are
+    /// named (O2).
     pub uid: Option<Arc<str>>,
     /// Creation time; ranks owners by age (O1). `None` (file) is older than everything.
     pub created: Option<Timestamp>,
-    /// Who owns the paths of this offer (O1, O2).
-    pub owner: Owner,
     /// The subtree this offer lives under (`/services/foo`), when it has one. `free` and `auth`
     /// routes act only below it (O1); its closed entries collapse to it (O5).
     pub base_path: Option<Arc<str>>,
@@ -105,7 +104,7 @@ pub struct Route {
     /// Description for the challenge, at most 500 characters (hosted facilitators refuse more).
     pub description: Option<Arc<str>>,
     /// Problems of this route; any of them closes its own path and no other (R3).
-    pub problems: Vec<Problem>,
+    pub problems: Box<[Problem]>,
 }
 
 /// A route and where it was declared.
@@ -204,7 +203,6 @@ impl OfferIdentity {
             name,
             uid: None,
             created: None,
-            owner: Owner::Operator,
             base_path: None,
             hostname: None,
         }
@@ -215,8 +213,25 @@ impl OfferIdentity {
     pub fn of_namespace(namespace: Arc<str>, name: Arc<str>, uid: Arc<str>) -> Self {
         Self {
             uid: Some(uid),
-            owner: Owner::Namespace(namespace.clone()),
             ..Self::of_operator(namespace, name)
+        }
+    }
+
+    /// The namespace that owns the paths of this offer (O1); `None` where the operator does (O2).
+    #[must_use]
+    pub const fn tenant(&self) -> Option<&Arc<str>> {
+        match self.uid {
+            Some(_) => Some(&self.namespace),
+            None => None,
+        }
+    }
+
+    /// Who owns the paths of this offer.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        match self.tenant() {
+            Some(namespace) => Owner::Namespace(namespace.clone()),
+            None => Owner::Operator,
         }
     }
 }

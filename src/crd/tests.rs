@@ -106,7 +106,7 @@ fn a_sound_offer_is_one_paid_route_below_its_path() {
         (Some("u-1"), Some(3))
     );
     assert_eq!(offer.created.unwrap().to_string(), "2026-01-02T03:04:05Z");
-    assert_eq!(offer.owner, Owner::Namespace("shop".into()));
+    assert_eq!(offer.owner(), Owner::Namespace("shop".into()));
     assert_eq!(offer.base_path.as_deref(), Some("/services/llm"));
     assert_eq!((&offer.hostname, &offer.phase), (&None, &Phase::Live));
     assert_eq!((upstream_secret, next_change), (None, None));

@@ -13,8 +13,8 @@ use super::read::Section;
 use super::{PAUSED_ANNOTATION, UPSTREAM_SECRET_ANNOTATION};
 use super::{ServiceOffer, TranslateOptions, Translated};
 use crate::offer::{
-    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, OfferIdentity, Owner, Phase, Problem, Route,
-    Settle, Withdrawal, quoted,
+    DOCUMENTS_FACILITATOR, Declared, Gate, Offer, OfferIdentity, Phase, Problem, Route, Settle,
+    Withdrawal, quoted,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -58,7 +58,6 @@ pub fn translate(object: &ServiceOffer, options: &TranslateOptions, now: Timesta
         }),
         // Nothing is older than the operator, so whoever has no age is the youngest (O1).
         created: Some(meta.creation_timestamp.as_ref().map_or(now, |time| time.0)),
-        owner: Owner::Namespace(Arc::clone(&namespace)),
         base_path: Some(base),
         hostname: hostname.filter(|host| options.bound_hosts.contains(host)),
         namespace,
@@ -312,7 +311,7 @@ fn routes(spec: &Section<'_>, base: &str, problems: &mut Vec<Problem>) -> Vec<Ro
     if declared.is_empty() || declared.len() > MAX_ROUTES {
         return vec![Route {
             options: terms.options,
-            problems: terms.problems,
+            problems: terms.problems.into(),
             description,
             ..whole(base)
         }];
@@ -329,7 +328,7 @@ fn routes(spec: &Section<'_>, base: &str, problems: &mut Vec<Problem>) -> Vec<Ro
                 Some(description) => Some(Arc::clone(description)),
                 None => section.text("summary", &mut Vec::new()).map(cut),
             };
-            route.problems = problems;
+            route.problems = problems.into();
             route
         })
         .collect()
@@ -429,7 +428,7 @@ fn whole(base: &str) -> Route {
         facilitator: documents_facilitator(),
         upstream_auth: None,
         description: None,
-        problems: Vec::new(),
+        problems: Box::default(),
     }
 }
 

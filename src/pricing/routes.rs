@@ -118,7 +118,7 @@ impl Reader<'_> {
             facilitator,
             upstream_auth,
             description,
-            problems,
+            problems: problems.into(),
         };
         Some(Made {
             route,

@@ -91,7 +91,7 @@ routes:
     assert_eq!(document.offers.len(), 2, "named and unnamed routes");
     let app = &document.offers[0];
     assert_eq!((&*app.namespace, &*app.name), ("llm", "app"));
-    assert_eq!((&app.owner, &app.base_path), (&Owner::Operator, &None));
+    assert_eq!((app.owner(), &app.base_path), (Owner::Operator, &None));
     assert_eq!(app.routes.len(), 2);
     let first = &app.routes[0];
     assert_eq!(first.options[0].amount, Amount(100_000));
@@ -508,7 +508,7 @@ fn price_models_are_read_as_compat_says() {
     ] {
         let document = route_with(lines);
         let route = only(&document);
-        assert_eq!(route.problems, Vec::new(), "{lines}");
+        assert_eq!(*route.problems, [], "{lines}");
         assert_eq!(route.options[0].amount, Amount(units), "{lines}");
         assert_eq!(document.findings.len(), warnings, "{lines}");
     }

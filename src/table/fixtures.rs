@@ -56,7 +56,7 @@ pub(crate) fn route(pattern: &str, gate: Gate, amount: u128) -> Route {
         facilitator: FACILITATOR.into(),
         upstream_auth: None,
         description: None,
-        problems: Vec::new(),
+        problems: Box::default(),
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) fn broken(pattern: &str) -> Route {
         message: "price is not a number".to_owned(),
     };
     Route {
-        problems: vec![problem],
+        problems: [problem].into(),
         options: Vec::new(),
         ..paid(pattern)
     }

@@ -9,7 +9,7 @@
 use super::RouteEntry;
 use super::owners::{Candidate, Rejection, key};
 use super::prepare::{Lineage, Piece, Trouble};
-use crate::offer::{Offer, Owner, Phase, Route, Withdrawal};
+use crate::offer::{Offer, Phase, Route, Withdrawal};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -294,15 +294,12 @@ impl Unit {
 
     /// What asks for its paths; nobody asks for the operator's.
     pub(super) fn candidate(&self) -> Option<Candidate<'_>> {
-        match &self.lineage.identity.owner {
-            Owner::Operator => None,
-            Owner::Namespace(namespace) => Some(Candidate {
-                namespace,
-                hostname: self.lineage.identity.hostname.as_ref(),
-                base: self.lineage.base.as_ref(),
-                pieces: &self.pieces,
-            }),
-        }
+        Some(Candidate {
+            namespace: self.lineage.identity.tenant()?,
+            hostname: self.lineage.identity.hostname.as_ref(),
+            base: self.lineage.base.as_ref(),
+            pieces: &self.pieces,
+        })
     }
 
     /// The subtrees that it asks for, as text with a slash after each segment.

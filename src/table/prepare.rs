@@ -10,7 +10,7 @@
 use super::closed::Record;
 use super::owners::claim_of;
 use super::{OfferIdentity, PathRecord};
-use crate::offer::{Gate, Offer, Owner, Problem, Route};
+use crate::offer::{Gate, Offer, Problem, Route};
 use crate::route::{Pattern, PatternError, literal_prefix};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Lineage {
 
     /// Whether the operator's file declares it (O2).
     pub(super) fn is_operators(&self) -> bool {
-        self.identity.owner == Owner::Operator
+        self.identity.tenant().is_none()
     }
 
     /// The pieces of an offer that has no routes: the base path of a broken one stays closed (R3).

@@ -63,7 +63,6 @@ fn offers(base: &str, owner: &Owner, number: usize, prices: &Prices) -> Vec<Arc<
         Arc::new(Offer {
             identity: Arc::new(OfferIdentity {
                 uid,
-                owner: owner.clone(),
                 ..OfferIdentity::of_operator("n".into(), name.into())
             }),
             generation: None,

@@ -12,7 +12,7 @@
 use super::credentials::{Credentials, SecretKey};
 use super::predecessor::{self, PredecessorSecret};
 use crate::crd::{self, Observations, Observed, ServiceOffer, TranslateOptions, Version};
-use crate::offer::{Offer, OfferIdentity, Owner, Problem};
+use crate::offer::{Offer, OfferIdentity, Problem};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -306,9 +306,7 @@ impl Translator {
             self.namespace = identity.namespace.clone();
             return;
         }
-        let identity = Arc::make_mut(identity);
-        identity.namespace = self.namespace.clone();
-        identity.owner = Owner::Namespace(self.namespace.clone());
+        Arc::make_mut(identity).namespace = self.namespace.clone();
     }
 }
 
