@@ -23,7 +23,7 @@ pub use labels::{
     ReloadSource, StatusWrite, UntrustedClass,
 };
 pub use offers::page::{CHUNK, OfferPage, PerOffer};
-pub use offers::{OfferCounters, OfferLabels};
+pub use offers::{AssetLabels, OfferCounters, OfferLabels};
 
 use labels::{PerLabel, Success};
 use prometheus::core::Collector;

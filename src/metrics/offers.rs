@@ -24,10 +24,34 @@ pub struct OfferLabels {
     pub chain: Arc<str>,
     /// `asset_symbol`, resolved.
     pub asset_symbol: Arc<str>,
-    /// Label `asset` of `charged_atomic_units_total` and `offer_info`: token address, checksummed.
-    pub asset: Arc<str>,
+    /// What is charged; shared, because offers outnumber assets.
+    pub asset: Arc<AssetLabels>,
+}
+
+/// What an offer charges in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AssetLabels {
+    /// Label `asset` of `charged_atomic_units_total` and `offer_info`, escaped.
+    address: Box<str>,
     /// Label `decimals` of `offer_info`.
-    pub decimals: u8,
+    decimals: u8,
+}
+
+impl AssetLabels {
+    /// Of a token address, checksummed.
+    #[must_use]
+    pub fn new(address: &str, decimals: u8) -> Self {
+        Self {
+            address: escape(address).into(),
+            decimals,
+        }
+    }
+
+    /// The token address.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
 }
 
 /// Counters of one label block of one offer; owned by the table, incremented by the gate (R7).
@@ -37,9 +61,7 @@ pub struct OfferCounters {
     block: Box<str>,
     /// Hash of `block`, so that grouping a page does not read the text.
     block_hash: u64,
-    /// Value of label `asset`, escaped; shared, because offers outnumber assets.
-    asset: Arc<str>,
-    decimals: u8,
+    asset: Arc<AssetLabels>,
     requests: AtomicU64,
     payment_required: AtomicU64,
     payment_verified: AtomicU64,
@@ -76,8 +98,7 @@ impl OfferCounters {
         Self {
             block,
             block_hash: hasher.finish(),
-            asset: escape_shared(&labels.asset),
-            decimals: labels.decimals,
+            asset: Arc::clone(&labels.asset),
             requests: AtomicU64::new(0),
             payment_required: AtomicU64::new(0),
             payment_verified: AtomicU64::new(0),
@@ -149,15 +170,6 @@ impl OfferCounters {
     /// Whether anything was ever asked or charged.
     fn is_active(&self) -> bool {
         self.requests.load(Ordering::Relaxed) != 0 || self.last_success.load(Ordering::Relaxed) != 0
-    }
-}
-
-/// As [`escape`], without a copy of a value that means itself.
-fn escape_shared(value: &Arc<str>) -> Arc<str> {
-    if value.contains(['\\', '"', '\n']) {
-        escape(value).into()
-    } else {
-        Arc::clone(value)
     }
 }
 

@@ -116,8 +116,10 @@ pub(crate) fn labels(namespace: &str, name: &str) -> OfferLabels {
         name: name.into(),
         chain: "eip155:84532".into(),
         asset_symbol: "USDC".into(),
-        asset: "0x036CbD53842c5426634e7929541eC2318f3dCF7e".into(),
-        decimals: 6,
+        asset: Arc::new(AssetLabels::new(
+            "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+            6,
+        )),
     }
 }
 
@@ -268,8 +270,8 @@ fn charged_units_are_not_torn_by_threads() {
 #[test]
 fn sets_with_one_label_block_are_one_series() {
     let mut other_asset = labels("", "");
-    other_asset.asset = "0x0000000000000000000000000000000000000001".into();
-    other_asset.decimals = 18;
+    let address = "0x0000000000000000000000000000000000000001";
+    other_asset.asset = Arc::new(AssetLabels::new(address, 18));
     let sets = [
         offer(&labels("", "")),
         offer(&labels("a", "b")),

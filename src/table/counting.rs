@@ -7,7 +7,7 @@
 
 use super::OfferIdentity;
 use super::edges::Keyed;
-use crate::metrics::{OfferCounters, OfferLabels};
+use crate::metrics::{AssetLabels, OfferCounters, OfferLabels};
 use crate::money::{Asset, Network};
 use alloy_primitives::Address;
 use hashbrown::HashTable;
@@ -23,7 +23,7 @@ type LastSuccess = HashMap<(String, String, String, String), u64>;
 const FEW_TEXTS: usize = 64;
 
 /// Network and asset as labels.
-type Texts = (Arc<str>, Arc<str>);
+type Texts = (Arc<str>, Arc<AssetLabels>);
 
 /// All counters in use.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) struct CounterBook {
     keyed: Keyed,
     last_success: LastSuccess,
     /// Of each network and asset: offers outnumber them.
-    texts: HashMap<(Network, Address), Texts, Keyed>,
+    texts: HashMap<(Network, Address, u8), Texts, Keyed>,
     /// All counters, as the table shows them; `None` when that has changed.
     shown: Option<Arc<[Arc<OfferCounters>]>>,
 }
@@ -93,9 +93,11 @@ impl CounterBook {
             }
             Entry::Vacant(vacant) => {
                 self.shown = None;
-                let text = texts.entry((network, asset.address)).or_insert_with(|| {
+                let kind = (network, asset.address, asset.decimals);
+                let text = texts.entry(kind).or_insert_with(|| {
                     let checksummed = asset.address.to_checksum(None);
-                    (network.caip2().into(), checksummed.into())
+                    let labels = AssetLabels::new(&checksummed, asset.decimals);
+                    (network.caip2().into(), Arc::new(labels))
                 });
                 let labels = OfferLabels {
                     namespace: offer.namespace.clone(),
@@ -103,17 +105,16 @@ impl CounterBook {
                     chain: text.0.clone(),
                     asset_symbol: asset.symbol.clone(),
                     asset: text.1.clone(),
-                    decimals: asset.decimals,
                 };
                 let counters = Arc::new(OfferCounters::new(&labels));
                 if !self.last_success.is_empty() {
                     let texts = [
-                        &labels.namespace,
+                        &*labels.namespace,
                         &labels.name,
                         &labels.chain,
-                        &labels.asset,
+                        labels.asset.address(),
                     ];
-                    let key = texts.map(ToString::to_string).into();
+                    let key = texts.map(str::to_owned).into();
                     if let Some(seconds) = self.last_success.get(&key) {
                         counters.restore_last_success(*seconds);
                     }

@@ -35,7 +35,7 @@ pub(super) struct Unit {
     pub(super) stage: Stage,
     pub(super) pieces: Vec<Arc<Piece>>,
     /// For each piece what the gate sees of it; `None` until it is built, and for a refused offer.
-    pub(super) entries: Vec<Option<Arc<RouteEntry>>>,
+    pub(super) entries: Box<[Option<Arc<RouteEntry>>]>,
     /// Place of its first route in the table when it was assembled.
     pub(super) first: usize,
     /// Why it is not in the table.
@@ -188,7 +188,7 @@ impl Unit {
             lineage,
             phase: offer.phase.clone(),
             stage: Stage::Live,
-            entries: vec![None; pieces.len()],
+            entries: vec![None; pieces.len()].into(),
             pieces,
             first: 0,
             rejection: None,
@@ -279,7 +279,7 @@ impl Unit {
             lineage: self.lineage.clone(),
             phase: offer.phase.clone(),
             stage: self.stage,
-            entries,
+            entries: entries.into(),
             pieces,
             first: 0,
             rejection: None,

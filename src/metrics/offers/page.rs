@@ -7,7 +7,7 @@
 //! The page is an iterator of chunks of about [`CHUNK`] bytes, one family after the other as the
 //! format demands; the whole page never exists in memory.
 
-use super::OfferCounters;
+use super::{AssetLabels, OfferCounters};
 use crate::metrics::labels::{FailureReason, Label};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
@@ -236,10 +236,10 @@ impl Family {
             push(text, &[",asset=\"", asset, "\""]);
             end_line(text, units);
         };
-        let info = |text: &mut String, asset: &str, decimals: u8| {
+        let info = |text: &mut String, asset: &AssetLabels| {
             push(text, &open);
-            push(text, &[",asset=\"", asset, "\",decimals=\""]);
-            number(text, decimals.into());
+            push(text, &[",asset=\"", &asset.address, "\",decimals=\""]);
+            number(text, asset.decimals.into());
             text.push_str("\"} 1\n");
         };
         match &self.series {
@@ -262,7 +262,7 @@ impl Family {
                 }
             }
             Series::Units => match group.only() {
-                Some(one) => units(text, &one.asset, one.charged_units()),
+                Some(one) => units(text, &one.asset.address, one.charged_units()),
                 None => {
                     for (asset, sum) in group.units_by_asset() {
                         units(text, asset, sum);
@@ -270,13 +270,11 @@ impl Family {
                 }
             },
             Series::Info => match group.only() {
-                Some(one) => info(text, &one.asset, one.decimals),
+                Some(one) => info(text, &one.asset),
                 None => {
-                    let members = group.members();
-                    let assets: BTreeSet<_> =
-                        members.map(|one| (&*one.asset, one.decimals)).collect();
-                    for (asset, decimals) in assets {
-                        info(text, asset, decimals);
+                    let assets: BTreeSet<_> = group.members().map(|one| &*one.asset).collect();
+                    for asset in assets {
+                        info(text, asset);
                     }
                 }
             },
@@ -342,7 +340,7 @@ impl Group {
     fn units_by_asset(&self) -> BTreeMap<&str, u128> {
         let mut units = BTreeMap::<&str, u128>::new();
         for one in self.members() {
-            let sum = units.entry(&one.asset).or_default();
+            let sum = units.entry(&*one.asset.address).or_default();
             *sum = sum.saturating_add(one.charged_units());
         }
         units
